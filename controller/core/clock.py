@@ -1,0 +1,36 @@
+"""Time comes in from outside, so that a simulated hour takes seconds and no test sleeps."""
+
+from __future__ import annotations
+
+import time
+
+
+class SystemClock:
+    """The computer's monotonic clock, 0 when made."""
+
+    def __init__(self) -> None:
+        self._start_s = time.monotonic()
+
+    def now_s(self) -> float:
+        """Return the seconds since the clock was made."""
+        return time.monotonic() - self._start_s
+
+    def sleep(self, duration_s: float) -> None:
+        """Wait ``duration_s``; not at all if it is negative."""
+        if duration_s > 0:
+            time.sleep(duration_s)
+
+
+class SimulatedClock:
+    """A clock that only moves when somebody sleeps."""
+
+    def __init__(self, now_s: float = 0.0) -> None:
+        self._now_s = now_s
+
+    def now_s(self) -> float:
+        """Return the simulated seconds since the start."""
+        return self._now_s
+
+    def sleep(self, duration_s: float) -> None:
+        """Move the time on by ``duration_s``, at once; not at all if it is negative."""
+        self._now_s += max(0.0, duration_s)

@@ -1,0 +1,107 @@
+"""What a policy sees, what it may want, and the record of one cycle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from controller.core.frame import Denoised, Frame, Segmentation
+from controller.core.settings import Region, ScanSettings, Settings
+
+QuestionKind = Literal["tag", "points", "choice", "mask"]
+Family = Literal["event-driven", "outcome-driven", "quality-driven", "information-driven", "open-loop"]
+
+
+class Question(Settings):
+    """A question about one region of one recorded frame, for a person to answer.
+
+    ``kind`` says what an answer is: ``tag`` and ``choice`` pick one of ``choices``, ``points`` and
+    ``mask`` mark pixels.
+    """
+
+    frame_index: Annotated[int, Field(ge=0)]
+    region: Region
+    kind: QuestionKind
+    text: Annotated[str, Field(min_length=1, max_length=500)]
+    choices: tuple[Annotated[str, Field(min_length=1, max_length=80)], ...] = ()
+
+
+class _Reasoned(Settings):
+    """Every decision says why; ``evidence`` holds the figures it rests on, by name, for the record."""
+
+    reason: Annotated[str, Field(min_length=1)]
+    evidence: dict[str, float] = Field(default_factory=dict)
+
+
+class Acquire(_Reasoned):
+    """Take one frame with these settings."""
+
+    settings: ScanSettings
+
+
+class AskLabel(_Reasoned):
+    """Put a question in the label queue; no light, no waiting."""
+
+    question: Question
+
+
+class Stop(_Reasoned):
+    """End the session."""
+
+
+Decision = Acquire | AskLabel | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class Dose:
+    """Light on the sample so far: energy of all scans, and the most that any point received."""
+
+    energy_j: float = 0.0
+    peak_j_per_m2: float = 0.0
+    frames: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What is left of each budget; ``inf`` where none was set."""
+
+    energy_j: float = float("inf")
+    cycles: float = float("inf")
+    duration_s: float = float("inf")
+    questions: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Observation:
+    """What a policy decides from. It holds no truth that a microscope would not tell.
+
+    ``frame``, ``denoised`` and ``segmentation`` describe the newest frame, ``None`` before the
+    first one; a failed stage leaves ``None`` too. ``refused`` is the guard's message if the last
+    request was refused. ``now_s`` is the session's clock, 0 at its start.
+    """
+
+    frame: Frame | None
+    denoised: Denoised | None
+    segmentation: Segmentation | None
+    dose: Dose
+    budget: Budget
+    now_s: float
+    refused: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cycle:
+    """One pass of the loop: the decision and all that came of it."""
+
+    index: int
+    decision: Decision
+    decided_by: str
+    frame: Frame | None = None
+    denoised: Denoised | None = None
+    segmentation: Segmentation | None = None
+    refused: str | None = None
+    faults: tuple[str, ...] = ()
+    dose: Dose = Dose()
+    timings_s: dict[str, float] = field(default_factory=dict)

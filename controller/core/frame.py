@@ -1,0 +1,84 @@
+"""Images and what was made of them. Arrays are private copies and read-only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.settings import ScanSettings
+
+FloatImage = NDArray[np.float32]
+PhotonImage = NDArray[Any]
+
+
+def read_only(array: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
+    """Return a C-ordered copy of ``array`` that cannot be written to."""
+    copy = np.array(array, dtype=dtype, order="C", copy=True)
+    copy.flags.writeable = False
+    return copy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One 2-D image with the settings it was taken with.
+
+    Attributes
+    ----------
+    photons
+        Detected photons (or detector units that the driver documents), shape ``(y, x)``.
+    settings
+        What the microscope really did, as far as it can tell; the guard compares it with the request.
+    index
+        0, 1, 2, … in the order of acquisition within a session.
+    started_s
+        Start of the scan on the session's clock, in seconds.
+    """
+
+    photons: PhotonImage
+    settings: ScanSettings
+    index: int
+    started_s: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "photons", read_only(self.photons))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Denoised:
+    """An estimate of the noise-free image of frame ``index``.
+
+    ``mean`` and ``std`` are in the unit of ``Frame.photons``, shape ``(y, x)``, float32. ``level``
+    is 0 for the declared denoiser and 1 for its fallback; ``latency_s`` is the wall time it took.
+    """
+
+    mean: FloatImage
+    std: FloatImage
+    index: int
+    level: int = 0
+    latency_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", read_only(self.mean, np.float32))
+        object.__setattr__(self, "std", read_only(self.std, np.float32))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """Objects found in one frame.
+
+    ``labels`` is int32, 0 = background, objects numbered 1, 2, …; ``probability`` of foreground and
+    ``uncertainty`` (binary entropy in bits, 0 = sure, 1 = undecided) are float32 in 0..1. All have
+    shape ``(y, x)``.
+    """
+
+    labels: NDArray[np.int32]
+    probability: FloatImage
+    uncertainty: FloatImage
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", read_only(self.labels, np.int32))
+        object.__setattr__(self, "probability", read_only(self.probability, np.float32))
+        object.__setattr__(self, "uncertainty", read_only(self.uncertainty, np.float32))

@@ -1,0 +1,91 @@
+"""What may be asked of a microscope: numbers from its configuration, checked as a whole."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from controller.core.settings import NonNegative, Positive, Region, ScanSettings, Settings
+
+
+class SafetyLimits(Settings):
+    """Limits that protect the sample. Outside them a request is refused, never clipped.
+
+    They are not the laser's safety interlock. Every key is explained in
+    ``hardware_configs/README.md``.
+    """
+
+    excitation_max_w: NonNegative
+    sted_max_w: NonNegative = 0.0
+    excitation_step_w: Positive | None = None
+    sted_step_w: Positive | None = None
+    dwell_min_s: Positive
+    dwell_max_s: Positive
+    pixel_size_min_m: Positive
+    pixel_size_max_m: Positive
+    line_averages_max: Annotated[int, Field(ge=1)] = 1
+    pixels_max: Annotated[int, Field(ge=1)]
+    frame_max_s: Positive
+    stage_box: Region
+    count_rate_max_hz: Positive | None = None
+    pixel_dose_max_j_per_m2: Positive
+    session_energy_max_j: Positive
+    dose_margin: Annotated[float, Field(ge=1)] = 1.0
+    dose_cell_m: Positive = 2e-7
+
+    @model_validator(mode="after")
+    def _ranges_are_not_empty(self) -> Self:
+        for name, low, high in (
+            ("dwell", self.dwell_min_s, self.dwell_max_s),
+            ("pixel_size", self.pixel_size_min_m, self.pixel_size_max_m),
+        ):
+            if not low <= high:
+                raise ValueError(f"{name}: the smallest allowed value {low:g} is above the largest {high:g}")
+        return self
+
+    def violations(self, settings: ScanSettings, source: str) -> list[str]:
+        """Return one sentence for each limit that ``settings`` break, by themselves.
+
+        ``source`` names the file (and table) where the limits are set. Limits that depend on what
+        went before (steps of power, dose, count rate) are the guard's.
+        """
+        box = self.stage_box
+        rows, columns = settings.shape_yx
+        bounded = (
+            ("excitation_w", settings.excitation_w, 0.0, self.excitation_max_w, "W", "excitation_max_w"),
+            ("sted_w", settings.sted_w, 0.0, self.sted_max_w, "W", "sted_max_w"),
+            (
+                "dwell_s",
+                settings.dwell_s,
+                self.dwell_min_s,
+                self.dwell_max_s,
+                "s",
+                "dwell_min_s, dwell_max_s",
+            ),
+            (
+                "pixel_size_m",
+                settings.pixel_size_m,
+                self.pixel_size_min_m,
+                self.pixel_size_max_m,
+                "m",
+                "pixel_size_min_m, pixel_size_max_m",
+            ),
+            ("line_averages", settings.line_averages, 1, self.line_averages_max, "", "line_averages_max"),
+            ("pixels", rows * columns, 1, self.pixels_max, "", "pixels_max"),
+            ("frame time", settings.duration_s, 0.0, self.frame_max_s, "s", "frame_max_s"),
+        )
+        # "not low <= value <= high" instead of "value > high": nan fails too.
+        found = [
+            f"{name}={value:g} {unit}".rstrip()
+            + f" is outside {low:g}..{high:g} {unit}".rstrip()
+            + f" ({keys} in {source})"
+            for name, value, low, high, unit, keys in bounded
+            if not low <= value <= high
+        ]
+        if not box.contains(settings.region):
+            found.append(
+                f"region centre {settings.region.center_yx_m} m, size {settings.region.size_yx_m} m is not inside "
+                f"the stage box centre {box.center_yx_m} m, size {box.size_yx_m} m (stage_box in {source})"
+            )
+        return found

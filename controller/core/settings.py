@@ -1,0 +1,116 @@
+"""What a scan is: region, sampling, dwell time and powers, in SI units.
+
+Everything read from a file or a socket derives from :class:`Settings`: frozen, strict (``"0.1"``
+and ``true`` are not numbers), without unknown keys, ``nan`` or ``inf``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Modality = Literal["overview", "confocal", "sted", "two_photon"]
+
+#: A frame with more pixels than this is a mistake in a unit, not an image.
+MAX_PIXELS = 2**26
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """Base of all validated settings."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a validated copy with ``changes`` applied."""
+        return type(self).model_validate({**dict(self), **changes})
+
+
+class Region(Settings):
+    """A rectangle of the sample, in sample coordinates.
+
+    ``center_yx_m`` is its centre and ``size_yx_m`` its height and width, both in metres.
+    """
+
+    center_yx_m: tuple[float, float]
+    size_yx_m: tuple[Positive, Positive]
+
+    @property
+    def bounds_yx_m(self) -> tuple[float, float, float, float]:
+        """Return ``(y_min, x_min, y_max, x_max)`` in metres."""
+        (y, x), (height, width) = self.center_yx_m, self.size_yx_m
+        return y - height / 2, x - width / 2, y + height / 2, x + width / 2
+
+    def contains(self, other: Region, tolerance_m: float = 1e-12) -> bool:
+        """Tell whether ``other`` lies inside this region, to within ``tolerance_m``."""
+        y0, x0, y1, x1 = self.bounds_yx_m
+        v0, u0, v1, u1 = other.bounds_yx_m
+        return (
+            v0 >= y0 - tolerance_m
+            and u0 >= x0 - tolerance_m
+            and v1 <= y1 + tolerance_m
+            and u1 <= x1 + tolerance_m
+        )
+
+
+class ScanSettings(Settings):
+    """One scan: where, how finely sampled, for how long and with how much light.
+
+    ``excitation_w`` and ``sted_w`` are mean powers at the sample in watts, ``dwell_s`` is the time
+    the beam rests on a pixel in one pass, and each line is scanned ``line_averages`` times.
+    """
+
+    modality: Modality
+    region: Region
+    pixel_size_m: Positive
+    dwell_s: Positive
+    excitation_w: NonNegative
+    sted_w: NonNegative = 0.0
+    line_averages: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _is_one_scan(self) -> Self:
+        if self.modality != "sted" and self.sted_w > 0:
+            raise ValueError(f"sted_w={self.sted_w:g} W is asked of a {self.modality} scan, allowed is 0")
+        extents = [size / self.pixel_size_m for size in self.region.size_yx_m]
+        # Each extent before the product: two infinities or 1e308 must not pass as a number of pixels.
+        if not all(0.5 <= extent <= MAX_PIXELS for extent in extents) or not (
+            extents[0] * extents[1] <= MAX_PIXELS
+        ):
+            raise ValueError(
+                f"region of {self.region.size_yx_m} m sampled at pixel_size_m={self.pixel_size_m:g} "
+                f"has {extents[0]:.3g} x {extents[1]:.3g} pixels, allowed is 1 to {MAX_PIXELS} in all"
+            )
+        return self
+
+    @property
+    def shape_yx(self) -> tuple[int, int]:
+        """Return the frame's shape ``(y, x)`` in pixels, at least one pixel each way."""
+        height, width = self.region.size_yx_m
+        return max(1, round(height / self.pixel_size_m)), max(1, round(width / self.pixel_size_m))
+
+    @property
+    def pixel_time_s(self) -> float:
+        """Return the time the beam spends on each pixel, all passes together, in seconds."""
+        return self.dwell_s * self.line_averages
+
+    @property
+    def duration_s(self) -> float:
+        """Return the time light is on for the whole frame, in seconds."""
+        rows, columns = self.shape_yx
+        return self.pixel_time_s * rows * columns
+
+    @property
+    def dose_j_per_m2(self) -> float:
+        """Return the light energy per area that this scan puts on each point of its region."""
+        return (self.excitation_w + self.sted_w) * self.pixel_time_s / self.pixel_size_m**2
+
+    @property
+    def energy_j(self) -> float:
+        """Return the light energy of the whole scan, in joules."""
+        return (self.excitation_w + self.sted_w) * self.duration_s

@@ -1,0 +1,1 @@
+"""The session folder: journal, writer, reader, report, export."""

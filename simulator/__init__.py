@@ -1,0 +1,1 @@
+"""Simulated microscopes and samples. They answer like real ones, through the same protocol."""
