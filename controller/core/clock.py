@@ -6,13 +6,13 @@ import time
 
 
 class SystemClock:
-    """The computer's monotonic clock, 0 when made."""
+    """The computer's monotonic clock; it shows ``now_s`` when made."""
 
-    def __init__(self) -> None:
-        self._start_s = time.monotonic()
+    def __init__(self, now_s: float = 0.0) -> None:
+        self._start_s = time.monotonic() - now_s
 
     def now_s(self) -> float:
-        """Return the seconds since the clock was made."""
+        """Return the seconds on the session's clock."""
         return time.monotonic() - self._start_s
 
     def sleep(self, duration_s: float) -> None:

@@ -27,6 +27,7 @@ class SafetyLimits(Settings):
     line_averages_max: Annotated[int, Field(ge=1)] = 1
     pixels_max: Annotated[int, Field(ge=1)]
     frame_max_s: Positive
+    overrun_max_s: Positive = 10.0
     stage_box: Region
     count_rate_max_hz: Positive | None = None
     pixel_dose_max_j_per_m2: Positive
@@ -85,7 +86,8 @@ class SafetyLimits(Settings):
         ]
         if not box.contains(settings.region):
             found.append(
-                f"region centre {settings.region.center_yx_m} m, size {settings.region.size_yx_m} m is not inside "
-                f"the stage box centre {box.center_yx_m} m, size {box.size_yx_m} m (stage_box in {source})"
+                f"region centre {settings.region.center_yx_m} m, size {settings.region.size_yx_m} m "
+                f"is not inside the stage box centre {box.center_yx_m} m, size {box.size_yx_m} m "
+                f"(stage_box in {source})"
             )
         return found

@@ -1,0 +1,156 @@
+"""How much light the sample has had: a ledger that only grows, and a map of where it fell.
+
+Light is booked in two steps. The worst case is reserved before a scan; what was delivered is
+settled after it. A reservation that is never settled (a crash, a pulled cable) counts in full.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, floor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.decision import Dose
+from controller.core.errors import DoseBudgetError
+from controller.core.limits import SafetyLimits
+from controller.core.settings import Region, ScanSettings
+
+_TILE = 256
+
+
+class DoseMap:
+    """Light energy per area on a grid over the sample, kept in tiles so that a stage may travel far.
+
+    A scan counts in full in each cell that its region touches, so the map never underestimates.
+    """
+
+    def __init__(self, cell_m: float) -> None:
+        self.cell_m = cell_m
+        self._tiles: dict[tuple[int, int], NDArray[np.float64]] = {}
+
+    def add(self, region: Region, dose_j_per_m2: float) -> None:
+        """Add a dose to each cell that ``region`` touches."""
+        row0, column0, row1, column1 = self._cells(region)
+        for tile_row in range(row0 // _TILE, (row1 - 1) // _TILE + 1):
+            for tile_column in range(column0 // _TILE, (column1 - 1) // _TILE + 1):
+                tile = self._tiles.setdefault((tile_row, tile_column), np.zeros((_TILE, _TILE)))
+                origin_row, origin_column = tile_row * _TILE, tile_column * _TILE
+                tile[
+                    max(0, row0 - origin_row) : row1 - origin_row,
+                    max(0, column0 - origin_column) : column1 - origin_column,
+                ] += dose_j_per_m2
+
+    def peak(self, region: Region) -> float:
+        """Return the largest dose within ``region``, in J/m²."""
+        return float(self.over(region).max())
+
+    def over(self, region: Region) -> NDArray[np.float64]:
+        """Return the doses of all cells that ``region`` touches, shape ``(y, x)``, in J/m²."""
+        row0, column0, row1, column1 = self._cells(region)
+        doses = np.zeros((row1 - row0, column1 - column0))
+        for (tile_row, tile_column), tile in self._tiles.items():
+            top, left = tile_row * _TILE, tile_column * _TILE
+            rows = slice(max(row0, top), min(row1, top + _TILE))
+            columns = slice(max(column0, left), min(column1, left + _TILE))
+            if rows.start < rows.stop and columns.start < columns.stop:
+                doses[
+                    rows.start - row0 : rows.stop - row0, columns.start - column0 : columns.stop - column0
+                ] = tile[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        return doses
+
+    def _cells(self, region: Region) -> tuple[int, int, int, int]:
+        # A thousandth of a cell of slack: regions that share an edge must not share cells by rounding.
+        y0, x0, y1, x1 = (bound / self.cell_m for bound in region.bounds_yx_m)
+        row0, column0 = floor(y0 + 1e-3), floor(x0 + 1e-3)
+        return row0, column0, max(row0 + 1, ceil(y1 - 1e-3)), max(column0 + 1, ceil(x1 - 1e-3))
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The worst case of one scan, booked before its light."""
+
+    settings: ScanSettings
+    energy_j: float
+    dose_j_per_m2: float
+
+
+class DoseLedger:
+    """The dose of one session: reserved before light, settled after it, never smaller.
+
+    Raises
+    ------
+    DoseBudgetError
+        By :meth:`reserve`, if the worst case of a scan does not fit the budget.
+    """
+
+    def __init__(self, limits: SafetyLimits, source: str) -> None:
+        self._limits = limits
+        self._source = source
+        self._reserved: Reservation | None = None
+        self.map = DoseMap(limits.dose_cell_m)
+        self.delivered = Dose()
+
+    @property
+    def energy_left_j(self) -> float:
+        """Return the energy that may still be reserved, in joules."""
+        reserved_j = self._reserved.energy_j if self._reserved else 0.0
+        return max(0.0, self._limits.session_energy_max_j - self.delivered.energy_j - reserved_j)
+
+    def worst_case(self, settings: ScanSettings) -> Reservation:
+        """Return what a scan would book: its request times the margin of the limits."""
+        margin = self._limits.dose_margin
+        return Reservation(settings, settings.energy_j * margin, settings.dose_j_per_m2 * margin)
+
+    def reserve(self, settings: ScanSettings) -> Reservation:
+        """Book the worst case of a scan, or refuse it."""
+        if self._reserved is not None:
+            raise DoseBudgetError("a scan is still booked; settle it before the next one is reserved")
+        booking, limits = self.worst_case(settings), self._limits
+        energy_j = self.delivered.energy_j + booking.energy_j
+        if not energy_j <= limits.session_energy_max_j:
+            raise DoseBudgetError(
+                f"this scan needs up to {booking.energy_j:.3g} J, left is {self.energy_left_j:.3g} J of "
+                f"{limits.session_energy_max_j:.3g} J (session_energy_max_j in {self._source})"
+            )
+        before = self.map.peak(settings.region)
+        if not before + booking.dose_j_per_m2 <= limits.pixel_dose_max_j_per_m2:
+            raise DoseBudgetError(
+                f"this scan puts up to {booking.dose_j_per_m2:.3g} J/m² on its region, which has had up to "
+                f"{before:.3g} J/m²; allowed is {limits.pixel_dose_max_j_per_m2:.3g} J/m² "
+                f"(pixel_dose_max_j_per_m2 in {self._source})"
+            )
+        self._reserved = booking
+        return booking
+
+    def cancel(self, reservation: Reservation) -> None:
+        """Take a reservation back, before anything was lit."""
+        self._take(reservation)
+
+    def settle(self, reservation: Reservation, actual: ScanSettings | None) -> None:
+        """Book what a scan delivered: ``actual`` settings, or the whole reservation if unknown."""
+        self._take(reservation)
+        if actual is None:
+            self._deliver(reservation.settings.region, reservation.energy_j, reservation.dose_j_per_m2)
+        else:
+            self._deliver(actual.region, actual.energy_j, actual.dose_j_per_m2)
+
+    def restore(self, settings: ScanSettings, *, settled: bool) -> None:
+        """Book a scan of an earlier part of this session, from its record."""
+        booking = self.worst_case(settings)
+        self._reserved = booking
+        self.settle(booking, settings if settled else None)
+
+    def _take(self, reservation: Reservation) -> None:
+        if self._reserved is not reservation:
+            raise ValueError("this reservation is not the open one")
+        self._reserved = None
+
+    def _deliver(self, region: Region, energy_j: float, dose_j_per_m2: float) -> None:
+        self.map.add(region, dose_j_per_m2)
+        self.delivered = Dose(
+            energy_j=self.delivered.energy_j + energy_j,
+            peak_j_per_m2=max(self.delivered.peak_j_per_m2, self.map.peak(region)),
+            frames=self.delivered.frames + 1,
+        )

@@ -1,0 +1,139 @@
+"""The documents of a session's journal: typed, versioned, one JSON object a line.
+
+The journal is the source of truth. Its order is: one ``start``; then for each scan a ``reserve``
+before the light and a ``frame`` once its pixels are on disk; a ``cycle`` for each decision and all
+that came of it; a ``resume`` where a session went on after a crash; one ``stop`` at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from controller.core.decision import Decision
+from controller.core.settings import ScanSettings, Settings
+
+JOURNAL_SCHEMA: Literal["stedfast-journal/1"] = "stedfast-journal/1"
+
+Status = Literal["completed", "failed", "interrupted"]
+
+
+class DoseEntry(Settings):
+    """The ledger at the end of a cycle: joules, J/m² and scans since the start of the session."""
+
+    energy_j: float = 0.0
+    peak_j_per_m2: float = 0.0
+    frames: int = 0
+
+
+class StartDocument(Settings):
+    """Everything needed to run the session again: configuration, seed, versions."""
+
+    type: Literal["start"] = "start"
+    schema_: Literal["stedfast-journal/1"] = Field(default=JOURNAL_SCHEMA, alias="schema")
+    uid: str
+    run_id: str
+    created_utc: str
+    seed: int
+    experiment: dict[str, Any]
+    hardware: dict[str, Any]
+    config_sha256: str
+    config_folder: str
+    microscope: dict[str, Any]
+    versions: dict[str, str]
+
+
+class ResumeDocument(Settings):
+    """The session goes on after it was cut off."""
+
+    type: Literal["resume"] = "resume"
+    uid: str
+    created_utc: str
+    now_s: float
+    versions: dict[str, str]
+
+
+class ReserveDocument(Settings):
+    """Written before the light of a scan: its worst-case dose. Without a frame it counts in full."""
+
+    type: Literal["reserve"] = "reserve"
+    uid: str
+    number: int
+    cycle: int
+    settings: ScanSettings
+    energy_j: float
+    dose_j_per_m2: float
+
+
+class FrameDocument(Settings):
+    """A frame is acknowledged: its pixels are on disk in group ``path``, with this checksum."""
+
+    type: Literal["frame"] = "frame"
+    uid: str
+    index: int
+    reservation: int
+    cycle: int
+    path: str
+    settings: ScanSettings
+    started_s: float
+    dtype: str
+    blake2b: str
+
+
+class DenoisedEntry(Settings):
+    """Where the denoised image of a cycle is, and how it was made."""
+
+    path: str
+    level: int
+    latency_s: float
+    blake2b: str
+
+
+class SegmentationEntry(Settings):
+    """Where the segmentation of a cycle is; ``objects`` counts its labels."""
+
+    path: str
+    objects: int
+    blake2b: str
+
+
+class CycleDocument(Settings):
+    """One pass of the loop. ``now_s`` is the session's clock when the policy decided."""
+
+    type: Literal["cycle"] = "cycle"
+    uid: str
+    index: int
+    now_s: float
+    decision: Decision
+    decided_by: str
+    frame_index: int | None = None
+    refused: str | None = None
+    faults: tuple[str, ...] = ()
+    denoised: DenoisedEntry | None = None
+    segmentation: SegmentationEntry | None = None
+    dose: DoseEntry
+    timings_s: dict[str, float]
+
+
+class StopDocument(Settings):
+    """The end, as it truly was."""
+
+    type: Literal["stop"] = "stop"
+    uid: str
+    created_utc: str
+    status: Status
+    reason: str
+    cycles: int
+    frames: int
+    faults: int
+    dose: DoseEntry
+    now_s: float
+
+
+Document = Annotated[
+    StartDocument | ResumeDocument | ReserveDocument | FrameDocument | CycleDocument | StopDocument,
+    Field(discriminator="type"),
+]
+
+DOCUMENT: TypeAdapter[Document] = TypeAdapter(Document)

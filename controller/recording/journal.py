@@ -1,0 +1,121 @@
+"""The append-only journal of a session: one JSON document a line, on disk before it counts."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from pydantic import ValidationError
+
+from controller.core.errors import RecordingError, SessionFolderError
+from controller.recording.documents import DOCUMENT, Document
+
+JOURNAL_NAME = "journal.jsonl"
+_BALLAST_NAME = ".ballast"
+_BALLAST_BYTES = 256 * 1024
+
+
+class Journal:
+    """Writes documents to ``folder/journal.jsonl``; one process at a time.
+
+    A file of ballast is kept beside it and thrown overboard when the disk is full, so that the end
+    of the session can still be written down truthfully.
+
+    Raises
+    ------
+    RecordingError
+        If the folder cannot be written to.
+    SessionFolderError
+        If another process writes to this session.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / JOURNAL_NAME
+        self._ballast = folder / _BALLAST_NAME
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise RecordingError(f"{self._path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise SessionFolderError(f"{folder}: this session is running in another process") from error
+        with suppress(OSError):
+            # Real bytes, not a hole: a sparse file would keep no room.
+            self._ballast.write_bytes(os.urandom(_BALLAST_BYTES))
+
+    def append(self, document: Document) -> None:
+        """Put one document on disk; it is there when this returns."""
+        line = document.model_dump_json(by_alias=True).encode() + b"\n"
+        length = os.fstat(self._file).st_size
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):
+                raise OSError(28, "No space left on device")
+            os.fsync(self._file)
+        except OSError as error:
+            with suppress(OSError):
+                os.ftruncate(self._file, length)  # no torn line before the next document
+            raise RecordingError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def free_ballast(self) -> None:
+        """Make room for the last documents of a session that ran out of disk."""
+        with suppress(OSError):
+            self._ballast.unlink()
+
+    def close(self) -> None:
+        """Release the journal."""
+        self.free_ballast()
+        os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_journal(folder: Path) -> list[Document]:
+    """Return the documents of a session, in order. A line torn by a crash at the end is left out.
+
+    Raises
+    ------
+    SessionFolderError
+        If there is no journal, or one that is damaged before its last line.
+    """
+    path = folder / JOURNAL_NAME
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise SessionFolderError(f"{path}: {error.strerror}; is {folder} a session folder?") from error
+    documents: list[Document] = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            documents.append(DOCUMENT.validate_json(line))
+        except ValidationError as error:
+            if number == len(lines) - 1:
+                break
+            detail = error.errors()[0]
+            raise SessionFolderError(f"{path}, line {number}: {detail['msg']} ({detail['loc']})") from error
+    return documents
+
+
+def cut_torn_line(folder: Path) -> None:
+    """Remove what a crash left of a half-written last line, so that the next one starts clean."""
+    path = folder / JOURNAL_NAME
+    text = path.read_bytes()
+    lines = text.split(b"\n")
+    torn: Sequence[bytes] = lines[-1:]
+    if len(lines) >= 2:
+        try:
+            DOCUMENT.validate_json(lines[-2])
+        except ValidationError:
+            torn = lines[-2:]
+    keep = len(text) - sum(len(line) for line in torn) - (len(torn) - 1)
+    if keep < len(text):
+        os.truncate(path, keep)

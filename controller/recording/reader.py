@@ -1,0 +1,120 @@
+"""Reads a session folder: a finished one, a running one, or what a crash left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from controller.core.errors import SessionFolderError
+from controller.core.frame import Denoised, Frame, Segmentation
+from controller.recording import layers
+from controller.recording.documents import (
+    CycleDocument,
+    FrameDocument,
+    ReserveDocument,
+    ResumeDocument,
+    StartDocument,
+    Status,
+    StopDocument,
+)
+from controller.recording.journal import read_journal
+
+
+class SessionReader:
+    """A recorded session.
+
+    Attributes
+    ----------
+    start, stop
+        First and last document; ``stop`` is ``None`` while the session runs or after a crash.
+    cycles
+        All finished cycles, in order.
+    frames
+        All acknowledged frames by index.
+    reservations
+        What was booked before each scan, in order.
+
+    Raises
+    ------
+    SessionFolderError
+        If the folder is not a session, is damaged, or an image does not match its checksum.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bundle = folder / layers.BUNDLE_NAME
+        documents = read_journal(folder)
+        if not documents or not isinstance(documents[0], StartDocument):
+            raise SessionFolderError(f"{folder}: the journal does not begin with a start document")
+        self.start = documents[0]
+        self.resumes = [d for d in documents if isinstance(d, ResumeDocument)]
+        self.cycles = [d for d in documents if isinstance(d, CycleDocument)]
+        self.frames = {d.index: d for d in documents if isinstance(d, FrameDocument)}
+        self.reservations = [d for d in documents if isinstance(d, ReserveDocument)]
+        last = documents[-1]
+        self.stop = last if isinstance(last, StopDocument) else None
+
+    @property
+    def status(self) -> Status | Literal["unfinished"]:
+        """Return how the session ended; ``unfinished`` if it runs or was cut off."""
+        return self.stop.status if self.stop else "unfinished"
+
+    def unsettled(self) -> list[ReserveDocument]:
+        """Return the reservations that have no frame: their light counts in full."""
+        settled = {frame.reservation for frame in self.frames.values()}
+        return [booking for booking in self.reservations if booking.number not in settled]
+
+    def frame(self, index: int) -> Frame:
+        """Return an acknowledged frame, checked against its checksum."""
+        document = self._frame_document(index)
+        photons = layers.read_array(self.bundle, document.path)
+        if layers.checksum(photons) != document.blake2b:
+            raise SessionFolderError(f"{self.bundle / document.path}: the pixels do not match their checksum")
+        return Frame(photons, document.settings, index, document.started_s)
+
+    def denoised(self, cycle: CycleDocument) -> Denoised | None:
+        """Return the denoised image of a cycle, if it has one."""
+        entry = cycle.denoised
+        if entry is None or cycle.frame_index is None:
+            return None
+        image = layers.read_array(self.bundle, entry.path)
+        if layers.checksum(image) != entry.blake2b:
+            raise SessionFolderError(f"{self.bundle / entry.path}: the pixels do not match their checksum")
+        return Denoised(image[0], image[1], cycle.frame_index, entry.level, entry.latency_s)
+
+    def segmentation(self, cycle: CycleDocument) -> Segmentation | None:
+        """Return the segmentation of a cycle, if it has one."""
+        entry = cycle.segmentation
+        if entry is None:
+            return None
+        labels = layers.read_array(self.bundle, f"{entry.path}/labels/segmentation").astype(np.int32)
+        if layers.checksum(labels) != entry.blake2b:
+            raise SessionFolderError(
+                f"{self.bundle / entry.path}/labels: the labels do not match their checksum"
+            )
+        maps = layers.read_array(self.bundle, f"{entry.path}_probability")
+        return Segmentation(labels, maps[0], maps[1])
+
+    def problems(self) -> list[str]:
+        """Check every acknowledged image against its checksum; return what is wrong, a line each."""
+        found = []
+        for index in self.frames:
+            try:
+                self.frame(index)
+            except SessionFolderError as error:
+                found.append(str(error))
+        for cycle in self.cycles:
+            try:
+                self.denoised(cycle)
+                self.segmentation(cycle)
+            except SessionFolderError as error:
+                found.append(str(error))
+        return found
+
+    def _frame_document(self, index: int) -> FrameDocument:
+        try:
+            return self.frames[index]
+        except KeyError:
+            raise SessionFolderError(f"{self.folder}: there is no frame {index}") from None
