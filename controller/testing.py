@@ -61,7 +61,9 @@ CONFOCAL = ScanSettings(
 def resources(seed: int = 0, clock: Clock | None = None, folder: Path = Path()) -> Resources:
     """Return what a plug-in is made with, for a test."""
     rng = np.random.default_rng(seed)
-    return Resources(rng, clock or SimulatedClock(), folder, LIMITS, FakeMicroscope().capabilities())
+    return Resources(
+        rng, clock or SimulatedClock(), folder, LIMITS, capabilities=FakeMicroscope().capabilities()
+    )
 
 
 class FakeMicroscope:
@@ -128,8 +130,10 @@ class FakeMicroscope:
         return Frame(photons, settings, number, started_s)
 
     def expose_again(self, settings: ScanSettings) -> None:  # noqa: ARG002  # nothing here bleaches
-        """Count one earlier scan."""
+        """Count one earlier scan, and its time."""
         self.scans += 1
+        if isinstance(self._clock, SimulatedClock):
+            self._clock.sleep(self._options.frame_s)
 
     def stop(self) -> None:
         """Put the light out."""

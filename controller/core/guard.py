@@ -43,6 +43,7 @@ class GuardedMicroscope:
         What is allowed, and the name of the file that says so, for messages.
     before_light
         Called with the reservation before each scan, to put it on disk. If it raises, nothing is lit.
+        May be set later, once there is a disk to write to.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class GuardedMicroscope:
         before_light: Callable[[Reservation], None] | None = None,
     ) -> None:
         self._microscope = microscope
-        self._before_light = before_light
+        self.before_light = before_light
         self._source = source
         self._one_at_a_time = threading.Lock()
         self._last_power_w = {"excitation_w": 0.0, "sted_w": 0.0}
@@ -112,8 +113,8 @@ class GuardedMicroscope:
             request = self.check(settings)
             booking = self.ledger.reserve(request)
             try:
-                if self._before_light is not None:
-                    self._before_light(booking)
+                if self.before_light is not None:
+                    self.before_light(booking)
             except BaseException:
                 self.ledger.cancel(booking)
                 raise

@@ -9,6 +9,16 @@ from pydantic import Field, model_validator
 from controller.core.settings import NonNegative, Positive, Region, ScanSettings, Settings
 
 
+class SafeValues(Settings):
+    """Where ``stop`` puts the lights: powers at the sample, in watts, with the shutter closed.
+
+    A modulator that cannot reach 0 W says here what it leaks.
+    """
+
+    excitation_w: NonNegative = 0.0
+    sted_w: NonNegative = 0.0
+
+
 class SafetyLimits(Settings):
     """Limits that protect the sample. Outside them a request is refused, never clipped.
 

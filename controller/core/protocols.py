@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from controller.core.decision import Decision, Family, Observation
 from controller.core.frame import Denoised, Frame, Segmentation
-from controller.core.limits import SafetyLimits
+from controller.core.limits import SafetyLimits, SafeValues
 from controller.core.settings import Modality, ScanSettings, Settings
 
 
@@ -43,13 +43,15 @@ class Resources:
     """What a plug-in is given when it is made, beside its own options.
 
     ``rng`` is its own stream; ``folder`` is where relative paths in its options start.
-    ``limits`` and ``capabilities`` are ``None`` for a microscope, which is made first.
+    ``safe`` is where a microscope puts its lights when it stops. ``capabilities`` is ``None`` for the
+    microscope itself, which is made first.
     """
 
     rng: np.random.Generator
     clock: Clock
     folder: Path
-    limits: SafetyLimits | None = None
+    limits: SafetyLimits
+    safe: SafeValues = field(default_factory=SafeValues)
     capabilities: Capabilities | None = None
 
 

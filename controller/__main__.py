@@ -1,0 +1,5 @@
+"""``python -m controller`` is ``stedfast``."""
+
+from controller.cli import main
+
+main()

@@ -1,0 +1,299 @@
+"""Turns a configuration into a running session. The one module that knows everybody."""
+
+from __future__ import annotations
+
+import json
+import platform
+import uuid
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from controller.config import (
+    Experiment,
+    HardwareConfig,
+    SessionConfig,
+    StageConfig,
+    plugin_options,
+)
+from controller.core.clock import SimulatedClock, SystemClock
+from controller.core.decision import Acquire, Budget, Cycle, Decision, Observation
+from controller.core.errors import ConfigurationError, SessionFolderError
+from controller.core.frame import Frame
+from controller.core.guard import GuardedMicroscope
+from controller.core.protocols import (
+    Capabilities,
+    Clock,
+    Denoiser,
+    Microscope,
+    Policy,
+    Resources,
+    Segmenter,
+)
+from controller.labels.store import LabelStore
+from controller.microscopes.replay import RecordedSession
+from controller.plugins import Role, find
+from controller.recording.documents import StartDocument
+from controller.recording.reader import SessionReader
+from controller.recording.writer import SessionWriter
+from controller.recovery import Recovery, last_time_s
+from controller.session import Parts, Session
+from controller.stages import Stage
+
+_NAMED_VERSIONS = ("stedfast", "numpy", "scipy", "scikit-image", "zarr", "pydantic", "pysted")
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Who is told what happens: each finished cycle, each frame that is safe on disk."""
+
+    cycle: Callable[[Cycle], None] | None = None
+    acknowledged: Callable[[int], None] | None = None
+
+
+class _RecordedClock:
+    """Shows the recorded time of each cycle; the loop looks at the clock as often as it did then."""
+
+    def __init__(self, times_s: list[float]) -> None:
+        self.times_s = times_s
+        self.cycle = 0
+
+    def now_s(self) -> float:
+        return self.times_s[min(self.cycle, len(self.times_s) - 1)] if self.times_s else 0.0
+
+    def sleep(self, duration_s: float) -> None:
+        """Do nothing: the recording knows how long it took."""
+
+
+def new_session(experiment: Experiment, folder: Path, *, hooks: Hooks | None = None) -> Session:
+    """Connect to the microscope and open a session folder; nothing is moved or lit yet."""
+    config, hardware = experiment.session.config, experiment.hardware.config
+    builder = _Builder(
+        hardware, config, experiment.hardware.path.parent.resolve(), str(experiment.hardware.path)
+    )
+    parts = builder.parts()
+    start = {
+        "run_id": str(uuid.uuid4()),
+        "seed": config.seed,
+        "experiment": config.model_dump(mode="json", by_alias=True),
+        "hardware": hardware.model_dump(mode="json", by_alias=True),
+        "config_sha256": experiment.sha256,
+        "config_folder": str(builder.folder),
+        "microscope": _plain(asdict(parts.microscope.capabilities())),
+        "versions": versions(),
+    }
+    return _open(parts, folder, start, hooks)
+
+
+def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
+    """Open a session that was cut off, as it was at the last thing that its journal knows."""
+    reader = SessionReader(folder)
+    if reader.status == "completed":
+        raise SessionFolderError(f"{folder}: this session is complete; run a new one instead")
+    builder = _Builder.recorded(reader.start, folder)
+    builder.clock = SimulatedClock() if builder.simulated_clock else SystemClock(last_time_s(reader))
+    parts = builder.parts()
+    writer = SessionWriter.reopen(
+        folder, now_s=last_time_s(reader), versions=versions(), **_writer_hooks(folder, hooks)
+    )
+    session = Session(parts, writer, hooks.cycle if hooks else None)
+    try:
+        # Read again: the torn line is cut now, and nobody else can write.
+        Recovery(session, SessionReader(folder), builder.microscope).run()
+    except BaseException:
+        parts.microscope.close()
+        writer.abandon()
+        raise
+    return session
+
+
+def replayed_session(recorded: Path, folder: Path, *, hooks: Hooks | None = None) -> Session:
+    """Run the loop of a recorded session again, on its recorded frames, into a new folder."""
+    reader = SessionReader(recorded)
+    builder = _Builder.recorded(reader.start, recorded)
+    clock = _RecordedClock([cycle.now_s for cycle in reader.cycles])
+    builder.clock = clock
+    frame_of = {frame.reservation: frame.index for frame in reader.frames.values()}
+    failed = {cycle.index for cycle in reader.cycles if cycle.frame_index is None}
+    # Light that was lost in a crash belongs to no cycle, and there is nothing of it to show.
+    scans = [b for b in reader.reservations if b.number in frame_of or b.cycle in failed]
+
+    def load(scan: int) -> Frame | None:
+        index = frame_of.get(scans[scan].number)
+        return None if index is None else reader.frame(index)
+
+    capabilities = _capabilities(reader.start.microscope)
+    parts = builder.parts(RecordedSession(capabilities, [scan.settings for scan in scans], load))
+    start = reader.start.model_dump(
+        mode="json", by_alias=True, exclude={"uid", "type", "created_utc", "schema_"}
+    )
+    start |= {"run_id": str(uuid.uuid4()), "versions": versions()}
+
+    def next_time(cycle: Cycle) -> None:
+        clock.cycle = cycle.index + 1
+        if hooks and hooks.cycle:
+            hooks.cycle(cycle)
+
+    return _open(parts, folder, start, Hooks(next_time, hooks.acknowledged if hooks else None))
+
+
+def check_microscope(experiment: Experiment) -> tuple[Capabilities, Decision, str | None]:
+    """Connect, ask, and let the policy decide once; move and light nothing.
+
+    Returns
+    -------
+    What the microscope says of itself, the first decision, and the guard's refusal of it, if any.
+    """
+    builder = _Builder(
+        experiment.hardware.config,
+        experiment.session.config,
+        experiment.hardware.path.parent.resolve(),
+        str(experiment.hardware.path),
+    )
+    parts = builder.parts()
+    try:
+        microscope, budget = parts.microscope, parts.budget
+        seen = Observation(None, None, None, microscope.dose, budget, now_s=0.0)
+        decision = parts.policy.plugin.decide(seen)
+        refusal = None
+        if isinstance(decision, Acquire):
+            try:
+                microscope.ledger.cancel(microscope.ledger.reserve(microscope.check(decision.settings)))
+            except Exception as error:  # noqa: BLE001  # reported, whatever it is
+                refusal = str(error)
+        return microscope.capabilities(), decision, refusal
+    finally:
+        parts.microscope.close()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that may change a result."""
+    found = {"python": platform.python_version()}
+    for name in _NAMED_VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class _Builder:
+    """Makes the parts of one session from its configuration and its seed."""
+
+    def __init__(self, hardware: HardwareConfig, config: SessionConfig, folder: Path, source: str) -> None:
+        self.hardware, self.config, self.folder, self.source = hardware, config, folder, source
+        self.simulated_clock = hardware.microscope.clock == "simulated"
+        self.clock: Clock = SimulatedClock() if self.simulated_clock else SystemClock()
+        self.microscope: Microscope
+
+    @classmethod
+    def recorded(cls, start: StartDocument, folder: Path) -> _Builder:
+        """Make one from a start document: the journal, not the files of today, is what counts."""
+        return cls(
+            HardwareConfig.model_validate_json(json.dumps(start.hardware)),
+            SessionConfig.model_validate_json(json.dumps(start.experiment)),
+            Path(start.config_folder),
+            f"{folder}/journal.jsonl, start document",
+        )
+
+    def parts(self, microscope: Microscope | None = None) -> Parts:
+        """Make the microscope, unless one is given, and everything that works with it."""
+        driver = self.hardware.microscope
+        limits = self.hardware.limits
+        budget = self.config.budget
+        if budget.session_energy_j is not None:
+            limits = limits.replace(session_energy_max_j=budget.session_energy_j)
+        self.microscope = microscope or cast(
+            "Microscope", self._make("microscopes", driver.driver, driver.options, "microscope", None)
+        )
+        guarded = GuardedMicroscope(self.microscope, limits, source=f"limits in {self.source}")
+        try:
+            told = guarded.capabilities()
+            return Parts(
+                microscope=guarded,
+                policy=self._stage("policies", "policy", self.config.policy, told, forgiving=False),
+                denoiser=self._stage("denoisers", "denoiser", self.config.denoiser, told),
+                segmenter=self._stage("segmenters", "segmenter", self.config.segmenter, told),
+                clock=self.clock,
+                budget=Budget(
+                    energy_j=limits.session_energy_max_j,
+                    **{
+                        name: float("inf") if value is None else value
+                        for name, value in budget.model_dump().items()
+                        if name != "session_energy_j"
+                    },
+                ),
+                failures_in_a_row_max=self.config.failures_in_a_row_max,
+            )
+        except BaseException:
+            guarded.close()
+            raise
+
+    def _stage(
+        self, role: Role, purpose: str, stage: StageConfig, told: Capabilities, *, forgiving: bool = True
+    ) -> Stage[Any]:
+        fallback = None
+        if stage.fallback is not None:
+            made = self._make(role, stage.fallback, stage.fallback_options, f"{purpose} fallback", told)
+            fallback = (stage.fallback, made)
+        return Stage(
+            stage.name,
+            self._make(role, stage.name, stage.options, purpose, told),
+            deadline_s=stage.deadline_s,
+            fallback=fallback,
+            forgiving=forgiving,
+        )
+
+    def _make(
+        self, role: Role, name: str, options: dict[str, Any], purpose: str, told: Capabilities | None
+    ) -> Policy | Denoiser | Segmenter | Microscope:
+        # A stream for each purpose, hashed from the seed: one more plug-in changes no other's numbers.
+        seeds = np.random.SeedSequence([self.config.seed, zlib.crc32(purpose.encode())])
+        resources = Resources(
+            rng=np.random.default_rng(seeds),
+            clock=self.clock,
+            folder=self.folder,
+            limits=self.hardware.limits,
+            safe=self.hardware.safe,
+            capabilities=told,
+        )
+        try:
+            return cast(
+                "Policy | Denoiser | Segmenter | Microscope",
+                find(role, name).from_options(plugin_options(role, name, options), resources),
+            )
+        except ImportError as error:
+            raise ConfigurationError(
+                f"{name!r} needs a library that is not installed: {error}; "
+                f"the simulator needs: pip install 'stedfast[sim]'"
+            ) from error
+
+
+def _open(parts: Parts, folder: Path, start: dict[str, Any], hooks: Hooks | None) -> Session:
+    try:
+        writer = SessionWriter.create(folder, start, **_writer_hooks(folder, hooks))
+    except BaseException:
+        parts.microscope.close()
+        raise
+    return Session(parts, writer, hooks.cycle if hooks else None)
+
+
+def _writer_hooks(folder: Path, hooks: Hooks | None) -> dict[str, Any]:
+    return {
+        "ask": lambda number, question: LabelStore(folder, create=True).put(number, question),
+        "acknowledged": hooks.acknowledged if hooks else None,
+    }
+
+
+def _capabilities(recorded: dict[str, Any]) -> Capabilities:
+    fields = {**recorded, "modalities": tuple(recorded["modalities"])}
+    return Capabilities(**{**fields, "fov_size_yx_m": tuple(recorded["fov_size_yx_m"])})
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))

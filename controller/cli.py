@@ -1,0 +1,365 @@
+"""The ``stedfast`` command. Nothing heavy is imported before a subcommand runs.
+
+Exit codes: 0 success, 1 failure, 2 bad configuration or usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from controller.assemble import Hooks
+    from controller.session import Outcome, Session
+
+EXIT_FAILURE, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 1, 2, 130
+_EXIT_CODE = {"completed": 0, "failed": EXIT_FAILURE, "interrupted": EXIT_INTERRUPTED}
+
+app = typer.Typer(
+    name="stedfast",
+    help="Smart microscopy that watches every photon it spends.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+
+ConfigArgument = Annotated[
+    Path, typer.Argument(help="An experiment, its folder, or a hardware configuration (TOML).")
+]
+SessionArgument = Annotated[Path, typer.Argument(help="A session folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, for scripts.")]
+OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Session folder to make.")]
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="Folder to make.")],
+    hardware: Annotated[str, typer.Option(help="Hardware configuration to start from.")] = "sim_sted.toml",
+) -> None:
+    """Make an experiment to start from: two commented TOML files."""
+    with _errors_told(as_json=False):
+        from controller.config import shipped_hardware
+        from controller.core.errors import ConfigurationError
+
+        source, template = shipped_hardware(hardware), shipped_hardware("experiment_template.toml")
+        if not source.exists():
+            raise ConfigurationError(f"--hardware {hardware}: there is no {source.name} in {source.parent}")
+        for target in (folder / hardware, folder / "experiment.toml"):
+            if target.exists():
+                raise ConfigurationError(f"{target} exists already; choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, folder / hardware)
+        text = template.read_text().replace('"NAME"', json.dumps(folder.resolve().name))
+        (folder / "experiment.toml").write_text(text.replace('"HARDWARE"', json.dumps(hardware)))
+        typer.echo(f"{folder}/experiment.toml and {folder}/{hardware} are yours to edit. Next:")
+        typer.echo(f"  stedfast check {folder}\n  stedfast run {folder}")
+
+
+@app.command()
+def check(config: ConfigArgument, as_json: JsonOption = False) -> None:
+    """Check a configuration and its microscope: connect and ask, but move and light nothing."""
+    _check(config, {}, as_json)
+
+
+@app.command()
+def run(  # noqa: PLR0913, PLR0917  # one parameter for each option of the command
+    config: ConfigArgument,
+    output: OutputOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the experiment's.")] = None,
+    policy: Annotated[str | None, typer.Option(help="Policy, instead of the experiment's.")] = None,
+    budget_energy: Annotated[
+        float | None, typer.Option(help="Light energy on the sample, in joules.")
+    ] = None,
+    budget_cycles: Annotated[int | None, typer.Option(help="Number of cycles.")] = None,
+    budget_duration: Annotated[float | None, typer.Option(help="Duration in seconds.")] = None,
+    dry: Annotated[
+        bool, typer.Option("--dry", help="Check, connect, decide once; no light, no files.")
+    ] = False,
+    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a session. First Ctrl-C: stop after this frame, light off. Second: abort."""
+    asked = {
+        "seed": seed,
+        "policy.name": policy,
+        "budget.session_energy_j": budget_energy,
+        "budget.cycles": budget_cycles,
+        "budget.duration_s": budget_duration,
+    }
+    overrides = {key: value for key, value in asked.items() if value is not None}
+    if dry:
+        _check(config, overrides, as_json)
+        return
+    with _errors_told(as_json):
+        from controller.assemble import new_session
+        from controller.config import load
+
+        experiment = load(config, overrides)
+        folder = output or _fresh_folder(experiment.session.config.name)
+        energy_j = min(
+            experiment.session.config.budget.session_energy_j or float("inf"),
+            experiment.hardware.config.limits.session_energy_max_j,
+        )
+        _drive(lambda hooks: new_session(experiment, folder, hooks=hooks), folder, energy_j, report, as_json)
+
+
+@app.command()
+def resume(folder: SessionArgument, report: bool = True, as_json: JsonOption = False) -> None:
+    """Go on with a session that was cut off: same run, same seed, same dose ledger."""
+    with _errors_told(as_json):
+        from controller.assemble import resumed_session
+        from controller.recording.reader import SessionReader
+
+        limits = SessionReader(folder).start.hardware["limits"]
+        energy_j = float(limits["session_energy_max_j"])
+        _drive(lambda hooks: resumed_session(folder, hooks=hooks), folder, energy_j, report, as_json)
+
+
+@app.command()
+def replay(
+    folder: SessionArgument, output: OutputOption = None, report: bool = False, as_json: JsonOption = False
+) -> None:
+    """Run the same loop on the recorded frames of a session, and say whether it decides the same."""
+    with _errors_told(as_json):
+        from controller.assemble import replayed_session
+        from controller.recording.reader import SessionReader
+
+        recorded = SessionReader(folder)
+        energy_j = float(recorded.start.hardware["limits"]["session_energy_max_j"])
+        target = output or _fresh_folder(f"replay of {folder.name}")
+        outcome = _play(lambda hooks: replayed_session(folder, target, hooks=hooks), energy_j, as_json)
+        ours = [cycle.decision for cycle in SessionReader(target).cycles]
+        theirs = [cycle.decision for cycle in recorded.cycles]
+        first = next(
+            (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None
+        )
+        same = first is None and len(ours) == len(theirs)
+        _tell_outcome(outcome, target, _write_report(target) if report else None, as_json, identical=same)
+        if not as_json:
+            where = (
+                "" if same else f"; the first difference is in cycle {len(ours) if first is None else first}"
+            )
+            typer.echo(
+                f"decisions: {'identical' if same else 'different'} ({len(ours)} of {len(theirs)}){where}"
+            )
+        raise typer.Exit(0 if same else EXIT_FAILURE)
+
+
+@app.command("report")
+def make_report(folder: SessionArgument, output: OutputOption = None, as_json: JsonOption = False) -> None:
+    """Write the report of a session: one self-contained HTML page."""
+    with _errors_told(as_json):
+        path = _write_report(folder, output)
+        typer.echo(json.dumps({"status": "ok", "report": str(path)}) if as_json else f"report: {path}")
+
+
+@app.command()
+def export(folder: SessionArgument, target: Annotated[Path, typer.Argument(help="Folder to make.")]) -> None:
+    """Write OME-TIFF images and CSV tables, for Fiji and spreadsheets."""
+    with _errors_told(as_json=False):
+        from controller.recording.export import export_session
+        from controller.recording.reader import SessionReader
+
+        paths = export_session(SessionReader(folder), target)
+        typer.echo(f"{len(paths)} files in {target}")
+
+
+@app.command()
+def label(
+    folder: SessionArgument,
+    annotator: Annotated[str, typer.Option(help="Your name or pseudonym.")] = "me",
+) -> None:
+    """Answer the open questions of a session, in the terminal."""
+    with _errors_told(as_json=False):
+        from rich.console import Console
+
+        from controller.labels.store import LabelStore
+
+        store, console = LabelStore(folder), Console()
+        waiting = store.unanswered()
+        for position, asked in enumerate(waiting, start=1):
+            choices = asked.question.choices
+            if not choices:
+                console.print(f"question {asked.number} needs a drawing ({asked.question.kind}); skipped")
+                continue
+            _show_question(console, folder, asked.question.frame_index)
+            console.print(f"[bold]{position} of {len(waiting)}: {asked.question.text}[/bold]")
+            console.print("  ".join(f"[cyan]{n}[/cyan] {c}" for n, c in enumerate(choices, start=1)))
+            start_s = time.monotonic()
+            key = typer.prompt("number, u = unsure, q = quit").strip().lower()
+            while key not in {"u", "q", *(str(n) for n in range(1, len(choices) + 1))}:
+                key = typer.prompt(f"1 to {len(choices)}, u or q").strip().lower()
+            if key == "q":
+                break
+            answer = None if key == "u" else choices[int(key) - 1]
+            store.answer(asked.number, answer, annotator=annotator, answer_s=time.monotonic() - start_s)
+        left = len(store.unanswered())
+        console.print(f"{len(store.answers())} answers stored, {left} questions open")
+
+
+def _check(config: Path, overrides: dict[str, Any], as_json: bool) -> None:
+    with _errors_told(as_json):
+        from controller.assemble import check_microscope
+        from controller.config import load
+
+        experiment = load(config, overrides)
+        capabilities, decision, refusal = check_microscope(experiment)
+        limits = experiment.hardware.config.limits
+        report = {
+            "status": "refused" if refusal else "ok",
+            "microscope": capabilities.name,
+            "simulated": capabilities.simulated,
+            "modalities": list(capabilities.modalities),
+            "fov_size_yx_m": list(capabilities.fov_size_yx_m),
+            "policy": experiment.session.config.policy.name,
+            "first_decision": decision.model_dump(mode="json"),
+            "refusal": refusal,
+        }
+        if as_json:
+            typer.echo(json.dumps(report))
+        else:
+            height, width = (1e6 * size for size in capabilities.fov_size_yx_m)
+            typer.echo(f"{experiment.session.path}: ok")
+            typer.echo(f"{experiment.hardware.path}: ok")
+            typer.echo(f"microscope: {capabilities.name}, {', '.join(capabilities.modalities)}")
+            typer.echo(f"field of view: {height:g} x {width:g} um")
+            typer.echo(
+                f"limits: excitation {1e6 * limits.excitation_max_w:g} uW, "
+                f"STED {1e3 * limits.sted_max_w:g} mW, session {limits.session_energy_max_j:g} J"
+            )
+            typer.echo(f"first decision of {report['policy']!r}: {decision.reason}")
+            if refusal:
+                typer.echo(f"the guard would refuse it: {refusal}", err=True)
+        if refusal:
+            raise typer.Exit(EXIT_CONFIGURATION)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _drive(
+    make: Callable[[Hooks], Session], folder: Path, energy_j: float, report: bool, as_json: bool
+) -> None:
+    """Run a session to its end, write its report, tell how it ended, and exit with its code."""
+    outcome = _play(make, energy_j, as_json)
+    _tell_outcome(outcome, folder, _write_report(folder) if report else None, as_json)
+    raise typer.Exit(_EXIT_CODE[outcome.status])
+
+
+def _play(make: Callable[[Hooks], Session], energy_j: float, as_json: bool) -> Outcome:
+    from rich.console import Console
+
+    from controller.assemble import Hooks
+    from controller.display import SessionProgress
+
+    console = Console(stderr=True, quiet=as_json)
+    with SessionProgress(console, energy_j) as progress:
+        session = make(Hooks(progress.cycle, progress.acknowledged))
+        with _signals_stop(session, console):
+            return session.run()
+
+
+@contextmanager
+def _signals_stop(session: Session, console: Console) -> Iterator[None]:
+    """First signal: stop after this frame. Second: abort. Later ones: the light is going out already."""
+    count = 0
+
+    def handle(number: int, _: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 1:
+            session.stop_after_this_frame(f"stopped by the user ({signal.Signals(number).name})")
+            console.print("[yellow]stopping after this frame; once more aborts[/yellow]")
+        elif count == 2:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _tell_outcome(outcome: Outcome, folder: Path, report: Path | None, as_json: bool, **more: Any) -> None:
+    if as_json:
+        told = {
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "cycles": outcome.cycles,
+            "frames": outcome.frames,
+            "faults": outcome.faults,
+            "session": str(folder),
+            "report": str(report) if report else None,
+        }
+        typer.echo(json.dumps(told | more))
+        return
+    typer.echo(f"{outcome.status}: {outcome.reason}")
+    typer.echo(f"{outcome.cycles} cycles, {outcome.frames} frames, {outcome.faults} faults")
+    typer.echo(f"session: {folder}")
+    if report:
+        typer.echo(f"report:  {report}")
+
+
+def _write_report(folder: Path, output: Path | None = None) -> Path | None:
+    """Write the report; a session is not worse for a report that cannot be written."""
+    from controller.core.errors import StedfastError
+    from controller.recording.reader import SessionReader
+    from controller.recording.report import write_report
+
+    try:
+        return write_report(SessionReader(folder), output or folder / "report.html")
+    except (OSError, StedfastError) as error:
+        if output is not None:
+            raise
+        typer.echo(f"the report could not be written: {error}", err=True)
+        return None
+
+
+def _show_question(console: Console, folder: Path, frame_index: int) -> None:
+    from controller.display import image_for_terminal
+    from controller.recording.reader import SessionReader
+
+    photons = SessionReader(folder).frame(frame_index).photons.astype(float)
+    console.print(image_for_terminal(photons, columns=min(64, console.width)))
+
+
+def _fresh_folder(name: str) -> Path:
+    slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "session"
+    return Path("sessions") / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{slug}"
+
+
+@contextmanager
+def _errors_told(as_json: bool) -> Iterator[None]:
+    """Say what is wrong without a traceback, and exit with the code that tells what kind it is."""
+    from controller.core.errors import ConfigurationError, SessionFolderError, StedfastError
+
+    try:
+        yield
+    except (StedfastError, OSError) as error:
+        configuration = isinstance(error, ConfigurationError | SessionFolderError)
+        problems = list(getattr(error, "problems", (str(error),)))
+        if as_json:
+            status = "bad configuration" if configuration else "failed"
+            typer.echo(json.dumps({"status": status, "problems": problems}))
+        else:
+            for problem in problems:
+                typer.echo(problem, err=True)
+        raise typer.Exit(EXIT_CONFIGURATION if configuration else EXIT_FAILURE) from error
+    except KeyboardInterrupt as error:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from error

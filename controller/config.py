@@ -1,0 +1,307 @@
+"""Configuration files: TOML, checked strictly, every problem named with file, line and key.
+
+Two kinds of file, told apart by their ``schema``: a hardware configuration describes one microscope
+and its limits; an experiment says what to do with it, and names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from controller.core.errors import ConfigurationError
+from controller.core.limits import SafetyLimits, SafeValues
+from controller.core.settings import Positive, Settings
+from controller.plugins import Role, find
+
+HARDWARE_SCHEMA: Literal["stedfast-hardware/1"] = "stedfast-hardware/1"
+EXPERIMENT_SCHEMA: Literal["stedfast-experiment/1"] = "stedfast-experiment/1"
+_MAX_BYTES = 1_000_000
+
+Name = Annotated[str, Field(min_length=1, max_length=200)]
+S = TypeVar("S", bound=Settings)
+
+
+class MicroscopeConfig(Settings):
+    """Which driver, with which options; ``clock`` is ``simulated`` where time costs nothing."""
+
+    driver: Name
+    clock: Literal["system", "simulated"] = "system"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class HardwareConfig(Settings):
+    """One microscope: driver, safety limits and safe values."""
+
+    schema_: Literal["stedfast-hardware/1"] = Field(alias="schema")
+    name: Name
+    microscope: MicroscopeConfig
+    limits: SafetyLimits
+    safe: SafeValues = SafeValues()
+
+    @model_validator(mode="after")
+    def _safe_values_are_inside_the_limits(self) -> HardwareConfig:
+        for light in ("excitation", "sted"):
+            safe_w, max_w = getattr(self.safe, f"{light}_w"), getattr(self.limits, f"{light}_max_w")
+            if not safe_w <= max_w:
+                raise ValueError(f"safe.{light}_w={safe_w:g} W is above limits.{light}_max_w={max_w:g} W")
+        return self
+
+
+class BudgetConfig(Settings):
+    """When a session ends at the latest; what is left out is not limited here."""
+
+    cycles: Annotated[int, Field(ge=1)] | None = None
+    duration_s: Positive | None = None
+    session_energy_j: Positive | None = None
+    questions: Annotated[int, Field(ge=0)] | None = None
+
+
+class StageConfig(Settings):
+    """A model or policy: its name and options, its deadline, and who steps in if it fails."""
+
+    name: Name
+    deadline_s: Positive = 10.0
+    fallback: Name | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    fallback_options: dict[str, Any] = Field(default_factory=dict)
+
+
+class SessionConfig(Settings):
+    """An experiment: a microscope, a policy, models and budgets."""
+
+    schema_: Literal["stedfast-experiment/1"] = Field(default=EXPERIMENT_SCHEMA, alias="schema")
+    name: Name
+    hardware: Name
+    seed: Annotated[int, Field(ge=0)] = 0
+    failures_in_a_row_max: Annotated[int, Field(ge=0)] = 2
+    budget: BudgetConfig = BudgetConfig()
+    policy: StageConfig = StageConfig(name="regions")
+    denoiser: StageConfig = StageConfig(name="adaptive_kalman", fallback="raw")
+    segmenter: StageConfig = StageConfig(name="spots_wavelet")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[S]):
+    """A checked configuration, with the file it came from and its text."""
+
+    config: S
+    path: Path
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Return the checksum of the file's text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """All that a session is configured by."""
+
+    session: Loaded[SessionConfig]
+    hardware: Loaded[HardwareConfig]
+
+    @property
+    def sha256(self) -> str:
+        """Return the checksum of both files together."""
+        return hashlib.sha256((self.session.sha256 + self.hardware.sha256).encode()).hexdigest()
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> Experiment:
+    """Read an experiment, a folder that holds ``experiment.toml``, or a hardware configuration alone.
+
+    A hardware configuration alone gets the default experiment. ``overrides`` replaces values of the
+    experiment, as the command line asks, by dotted key.
+
+    Raises
+    ------
+    ConfigurationError
+        Holding every problem found in both files, a line each.
+    """
+    path = path / "experiment.toml" if path.is_dir() else path
+    text, data = _read_toml(path)
+    schema = data.get("schema")
+    if schema == HARDWARE_SCHEMA:
+        hardware = _validate(HardwareConfig, path, text, data)
+        default = {"name": f"default session on {hardware.config.name}", "hardware": str(path)}
+        session = _validate(SessionConfig, path, "", _with(default, overrides))
+    elif schema == EXPERIMENT_SCHEMA:
+        session = _validate(SessionConfig, path, text, _with(data, overrides))
+        hardware_path = _hardware_path(session.config.hardware, path)
+        hardware = _validate(HardwareConfig, hardware_path, *_read_toml(hardware_path))
+    else:
+        raise ConfigurationError(
+            f"{path}:{_line(text, ('schema',))}: schema: {schema!r} is not known; "
+            f"allowed are {HARDWARE_SCHEMA!r} and {EXPERIMENT_SCHEMA!r}"
+        )
+    experiment = Experiment(session, hardware)
+    problems = _plugin_problems(experiment) + _budget_problems(experiment)
+    if problems:
+        raise ConfigurationError(*problems)
+    return experiment
+
+
+def plugin_options(role: Role, name: str, options: dict[str, Any]) -> Settings:
+    """Return the validated options of a plug-in."""
+    return find(role, name).Options.model_validate_json(json.dumps(options, default=str))
+
+
+def shipped_hardware(name: str) -> Path:
+    """Return the path of a hardware configuration that comes with Stedfast."""
+    shipped = Path(str(resources.files("controller"))) / "hardware_configs"
+    # An editable install keeps them beside the package, a wheel inside it.
+    folder = shipped if shipped.is_dir() else Path(__file__).parent.parent / "hardware_configs"
+    return folder / name
+
+
+def _hardware_path(name: str, experiment: Path) -> Path:
+    beside = experiment.parent / name
+    if beside.exists():
+        return beside
+    shipped = shipped_hardware(name)
+    if Path(name).name == name and shipped.exists():
+        return shipped
+    raise ConfigurationError(
+        f"{experiment}: hardware: {name!r} is neither a file beside the experiment ({beside}) nor one that "
+        f"comes with Stedfast ({', '.join(sorted(p.name for p in shipped.parent.glob('*.toml')))})"
+    )
+
+
+def _read_toml(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        raw = path.read_bytes()
+        if len(raw) > _MAX_BYTES:
+            raise ConfigurationError(
+                f"{path}: {len(raw)} bytes is not a configuration; allowed are {_MAX_BYTES}"
+            )
+        text = raw.decode()
+        return text, tomllib.loads(text)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigurationError(f"{path}: is not TOML: {error}") from error
+
+
+def _with(data: dict[str, Any], overrides: dict[str, Any] | None) -> dict[str, Any]:
+    for key, value in (overrides or {}).items():
+        table = data
+        *tables, last = key.split(".")
+        for name in tables:
+            table = table.setdefault(name, {})
+        if last == "name" and table.get("name") != value:
+            # Options belong to the plug-in they were written for.
+            table.pop("options", None)
+        table[last] = value
+    return data
+
+
+def _validate(model: type[S], path: Path, text: str, data: dict[str, Any]) -> Loaded[S]:
+    try:
+        # Through JSON: TOML arrays become tuples, while "0.1", true and dates stay refused.
+        return Loaded(model.model_validate_json(json.dumps(data, default=str)), path, text)
+    except ValidationError as error:
+        raise ConfigurationError(*_describe(error, path, text, ())) from error
+
+
+def _describe(error: ValidationError, path: Path, text: str, prefix: tuple[str | int, ...]) -> list[str]:
+    problems = []
+    for detail in error.errors(include_url=False):
+        location = prefix + tuple(detail["loc"])
+        key = ".".join(str(part) for part in location) or "the file"
+        message = detail["msg"].removeprefix("Value error, ")
+        if detail["type"] == "extra_forbidden":
+            message = "there is no such key; see hardware_configs/README.md and docs/experiments.md"
+        elif detail["type"] == "missing":
+            message = "this key is missing"
+        else:
+            value = detail["input"]
+            if not isinstance(value, dict):
+                message += f" (got {value!r})"
+        problems.append(f"{path}:{_line(text, location)}: {key}: {message}")
+    return problems
+
+
+def _plugin_problems(experiment: Experiment) -> list[str]:
+    """Check the names and options of all plug-ins, which the models above cannot know."""
+    session, hardware = experiment.session, experiment.hardware
+    scope = hardware.config.microscope
+    asked: list[tuple[Role, Loaded[Any], tuple[str, ...], str, dict[str, Any]]] = [
+        ("microscopes", hardware, ("microscope", "driver"), scope.driver, scope.options)
+    ]
+    stages: tuple[tuple[Role, str, StageConfig], ...] = (
+        ("denoisers", "denoiser", session.config.denoiser),
+        ("segmenters", "segmenter", session.config.segmenter),
+        ("policies", "policy", session.config.policy),
+    )
+    for role, table, stage in stages:
+        asked.append((role, session, (table, "name"), stage.name, stage.options))
+        if stage.fallback is not None:
+            asked.append((role, session, (table, "fallback"), stage.fallback, stage.fallback_options))
+    problems: list[str] = []
+    for role, file, key, name, options in asked:
+        table = "fallback_options" if key[-1] == "fallback" else "options"
+        try:
+            plugin_options(role, name, options)
+        except ConfigurationError as error:
+            place = f"{file.path}:{_line(file.text, key)}: {'.'.join(key)}"
+            problems += [f"{place}: {problem}" for problem in error.problems]
+        except ValidationError as error:
+            problems += _describe(error, file.path, file.text, (*key[:-1], table))
+    return problems
+
+
+def _budget_problems(experiment: Experiment) -> list[str]:
+    asked_j = experiment.session.config.budget.session_energy_j
+    allowed_j = experiment.hardware.config.limits.session_energy_max_j
+    if asked_j is None or asked_j <= allowed_j:
+        return []
+    session, hardware = experiment.session, experiment.hardware
+    place = f"{session.path}:{_line(session.text, ('budget', 'session_energy_j'))}"
+    limit = f"{hardware.path}:{_line(hardware.text, ('limits', 'session_energy_max_j'))}"
+    problem = (
+        f"{place}: budget.session_energy_j: {asked_j:g} J is more than the microscope allows, "
+        f"{allowed_j:g} J (limits.session_energy_max_j in {limit})"
+    )
+    return [problem]
+
+
+def _line(text: str, location: Sequence[str | int]) -> int:
+    """Return the line where a key stands; for a missing key, where its table begins; 1 as a last resort.
+
+    tomllib tells no positions. But a file cut off after any line either does not parse or shows the
+    keys so far, so the key begins after the last good cut that does not have it yet.
+    """
+    lines = text.splitlines()
+    for depth in range(len(location), 0, -1):
+        last_without = 0
+        for count in range(1, len(lines) + 1):
+            try:
+                data = tomllib.loads("\n".join(lines[:count]))
+            except tomllib.TOMLDecodeError:
+                continue
+            if _holds(data, location[:depth]):
+                return last_without + 1
+            last_without = count
+    return 1
+
+
+def _holds(data: Any, location: Sequence[str | int]) -> bool:
+    for part in location:
+        try:
+            data = data[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True

@@ -1,0 +1,88 @@
+"""Runs models and policies, which may be slow, wrong or stuck, without ever holding up the loop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+P = TypeVar("P")
+T = TypeVar("T")
+
+
+class Stage(Generic[P]):
+    """One model or policy with its deadline and its declared fallback.
+
+    A plug-in that raises is replaced by its fallback for this cycle and tried again in the next
+    one; a plug-in that misses its deadline is replaced for good, for its thread still holds it.
+    With ``forgiving=False`` any failure replaces it for good: a policy that failed half-way through
+    a decision no longer knows what it did.
+
+    Attributes
+    ----------
+    name, plugin
+        Who runs now.
+    level
+        0 while the declared plug-in runs, 1 while its fallback does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        plugin: P,
+        *,
+        deadline_s: float,
+        fallback: tuple[str, P] | None = None,
+        forgiving: bool = True,
+    ) -> None:
+        self.name, self.plugin = name, plugin
+        self.level = 0
+        self._deadline_s = deadline_s
+        self._fallback = fallback
+        self._forgiving = forgiving
+        self._stuck = False
+
+    def run(self, call: Callable[[P], T]) -> tuple[T | None, list[str], int]:
+        """Return the answer (``None`` if nobody could give one), the faults, and the level it came from."""
+        faults: list[str] = []
+        if not self._stuck:
+            answer, fault = self._attempt(self.name, self.plugin, call)
+            if fault is None:
+                return answer, faults, self.level
+            faults.append(fault)
+        if self._fallback is None:
+            return None, faults, self.level
+        name, plugin = self._fallback
+        if self._stuck or not self._forgiving:
+            self.switch_to_fallback()
+        answer, fault = self._attempt(name, plugin, call)
+        if fault is not None:
+            faults.append(fault)
+        return answer, faults, 1
+
+    def switch_to_fallback(self) -> None:
+        """Let the fallback run from now on."""
+        if self._fallback is not None:
+            self.name, self.plugin = self._fallback
+            self.level, self._fallback, self._stuck = 1, None, False
+
+    def _attempt(self, name: str, plugin: P, call: Callable[[P], T]) -> tuple[T | None, str | None]:
+        """Call on a thread of its own: one that hangs is left behind, and dies with the process."""
+        answers: list[T] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                answers.append(call(plugin))
+            except BaseException as error:  # noqa: BLE001  # whatever a plug-in raises, the loop goes on
+                errors.append(error)
+
+        thread = threading.Thread(target=work, name=f"stage-{name}", daemon=True)
+        thread.start()
+        thread.join(self._deadline_s)
+        if thread.is_alive():
+            self._stuck = True
+            return None, f"{name} gave no answer within {self._deadline_s:g} s"
+        if errors:
+            return None, f"{name} failed: {type(errors[0]).__name__}: {errors[0]}"
+        return answers[0], None

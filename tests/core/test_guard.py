@@ -1,0 +1,399 @@
+"""Nothing reaches a driver outside the limits or the dose budget, and no failure leaves the light on."""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from controller.core.errors import (
+    AcquisitionStoppedError,
+    DeviceError,
+    DoseBudgetError,
+    InvalidRequestError,
+    LightNotOffError,
+    LimitExceededError,
+    RecordingError,
+    StedfastError,
+)
+from controller.core.frame import Frame
+from controller.core.guard import GuardedMicroscope
+from controller.core.settings import Region, ScanSettings
+from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
+
+STED = CONFOCAL.replace(modality="sted", sted_w=0.1)
+
+anything = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True),
+    st.sampled_from(
+        [
+            math.nan,
+            math.inf,
+            -math.inf,
+            1e308,
+            -1e308,
+            5e-324,
+            0.0,
+            -0.0,
+            -1.0,
+            True,
+            None,
+            "0.1",
+            b"1",
+            [1.0],
+        ]
+    ),
+    st.integers(-(10**400), 10**400),
+)
+sensible = {
+    "modality": st.sampled_from(["overview", "confocal", "sted", "two_photon", "widefield"]),
+    "pixel_size_m": st.floats(5e-9, 2e-6),
+    "dwell_s": st.floats(1e-7, 1e-2),
+    "excitation_w": st.floats(0, 3e-4),
+    "sted_w": st.floats(0, 1.0),
+    "line_averages": st.integers(0, 20),
+}
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Any:
+    """A request as an adversary would make it: valid, wild, unvalidated, or no request at all."""
+    fields: dict[str, Any] = {
+        name: draw(st.one_of(strategy, strategy, strategy, anything)) for name, strategy in sensible.items()
+    }
+    sizes = st.one_of(st.floats(1e-8, 3e-5), st.floats(1e-8, 3e-6), anything)
+    places = st.one_of(st.floats(-2e-5, 2e-5), anything)
+    region: dict[str, Any] = {
+        "center_yx_m": (draw(places), draw(places)),
+        "size_yx_m": (draw(sizes), draw(sizes)),
+    }
+    kind = draw(st.sampled_from(["validated", "validated", "unchecked", "dict", "junk"]))
+    if kind == "junk":
+        return draw(anything)
+    if kind == "dict":
+        return {**fields, "region": region}
+    if kind == "unchecked":
+        return ScanSettings.model_construct(region=Region.model_construct(**region), **fields)
+    try:
+        return ScanSettings(region=Region(**region), **fields)
+    except ValueError:
+        return STED.replace(sted_w=draw(st.floats(0, 0.6)), dwell_s=draw(st.floats(1e-6, 2e-3)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(requests(), min_size=1, max_size=12))
+def test_no_sequence_of_requests_gets_past_the_limits_or_the_budget(sequence: list[Any]) -> None:
+    limits = LIMITS.replace(session_energy_max_j=2e-3, pixel_dose_max_j_per_m2=6e9, sted_step_w=0.15)
+    microscope = FakeMicroscope()
+    guard = GuardedMicroscope(microscope, limits)
+    energies = [0.0]
+    for request in sequence:
+        with suppress(LimitExceededError, InvalidRequestError):
+            guard.acquire(request)
+        assert microscope.is_dark()
+        energies.append(guard.dose.energy_j)
+    assert energies == sorted(energies)
+    assert guard.dose.energy_j <= limits.session_energy_max_j
+    assert guard.dose.peak_j_per_m2 <= limits.pixel_dose_max_j_per_m2
+    assert guard.dose.frames == len(microscope.requests)
+    for seen in microscope.requests:
+        assert type(seen) is ScanSettings
+        assert not limits.violations(ScanSettings.model_validate(seen.model_dump()), "test")
+        assert seen not in [r for r in sequence if r is seen], "the driver got the caller's own object"
+    total_j = math.fsum(seen.energy_j for seen in microscope.requests)
+    assert guard.dose.energy_j == pytest.approx(total_j, rel=1e-12)
+
+
+def test_a_request_changed_after_the_call_does_not_change_what_the_driver_does() -> None:
+    request = CONFOCAL.replace()
+
+    class Mischief(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            object.__setattr__(request, "excitation_w", 1e3)
+            request.__dict__["dwell_s"] = 1e3
+            return super().acquire(settings)
+
+    microscope = Mischief()
+    guard = GuardedMicroscope(microscope, LIMITS)
+    guard.acquire(request)
+    assert microscope.requests == [CONFOCAL]
+    assert guard.dose.energy_j == CONFOCAL.energy_j
+    with pytest.raises(LimitExceededError, match="excitation_w=1000"):
+        guard.acquire(request)
+
+
+def test_a_subclass_of_the_settings_is_refused() -> None:
+    class Sly(ScanSettings):
+        pass
+
+    with pytest.raises(InvalidRequestError, match="must be a ScanSettings, got Sly"):
+        GuardedMicroscope(FakeMicroscope(), LIMITS).acquire(Sly(**dict(CONFOCAL)))
+
+
+def test_a_refusal_names_what_was_asked_what_is_allowed_and_where_it_is_set() -> None:
+    guard = GuardedMicroscope(FakeMicroscope(), LIMITS, source="scope.toml")
+    request = STED.replace(
+        sted_w=0.4, dwell_s=0.5, region=Region(center_yx_m=(1.0, 0.0), size_yx_m=(1e-6, 1e-6))
+    )
+    with pytest.raises(LimitExceededError) as refusal:
+        guard.acquire(request)
+    message = str(refusal.value)
+    assert "sted_w=0.4 W is outside 0..0.3 W (sted_max_w in scope.toml)" in message
+    assert "dwell_s=0.5 s is outside 1e-06..0.001 s" in message
+    assert "stage_box in scope.toml" in message
+    assert guard.dose.frames == 0
+
+
+def test_a_modality_that_the_microscope_lacks_is_refused() -> None:
+    with pytest.raises(LimitExceededError, match="two_photon"):
+        GuardedMicroscope(FakeMicroscope(), LIMITS).acquire(CONFOCAL.replace(modality="two_photon"))
+
+
+def test_a_step_of_power_is_measured_from_the_last_use_of_that_light() -> None:
+    guard = GuardedMicroscope(FakeMicroscope(), LIMITS.replace(sted_step_w=0.06), source="scope.toml")
+    with pytest.raises(
+        LimitExceededError, match=r"step up of 0\.1 W from 0 W, allowed is 0\.06 W \(sted_step_w"
+    ):
+        guard.acquire(STED)
+    guard.acquire(STED.replace(sted_w=0.06))
+    guard.acquire(CONFOCAL)
+    guard.acquire(STED.replace(sted_w=0.12))
+    guard.acquire(STED.replace(sted_w=0.001))
+
+
+def test_the_count_rate_is_predicted_from_earlier_frames_and_refused_before_light() -> None:
+    microscope = FakeMicroscope()
+    guard = GuardedMicroscope(microscope, LIMITS.replace(count_rate_max_hz=3e6), source="scope.toml")
+    guard.acquire(CONFOCAL)  # about 12 counts in 10 us at 10 uW: 1.2 MHz
+    with pytest.raises(LimitExceededError, match=r"counts/s.*allowed is 3e\+06 .count_rate_max_hz"):
+        guard.acquire(CONFOCAL.replace(excitation_w=60e-6))
+    with pytest.raises(LimitExceededError, match="counts/s"):
+        guard.acquire(STED.replace(excitation_w=60e-6))
+    guard.acquire(CONFOCAL.replace(excitation_w=15e-6))
+    assert len(microscope.requests) == 2
+
+
+def test_a_bright_frame_under_sted_light_says_nothing_about_confocal_ones() -> None:
+    guard = GuardedMicroscope(FakeMicroscope(), LIMITS.replace(count_rate_max_hz=3e6))
+    guard.acquire(STED.replace(excitation_w=1e-6))
+    guard.acquire(CONFOCAL.replace(excitation_w=60e-6))
+
+
+def test_the_reservation_is_booked_before_light_and_a_failing_record_lights_nothing() -> None:
+    microscope = FakeMicroscope()
+
+    def full_disk(_: object) -> None:
+        assert microscope.commands == []
+        raise RecordingError("disk full")
+
+    guard = GuardedMicroscope(microscope, LIMITS, before_light=full_disk)
+    with pytest.raises(RecordingError):
+        guard.acquire(CONFOCAL)
+    assert microscope.commands == []
+    assert guard.dose.energy_j == 0
+    guard.before_light = None
+    guard.acquire(CONFOCAL)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DeviceError("laser"),
+        AcquisitionStoppedError("stop"),
+        RuntimeError("driver"),
+        KeyboardInterrupt(),
+        SystemExit(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_every_failure_ends_dark_with_the_worst_case_booked(error: BaseException) -> None:
+    class Failing(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            self.light_on = True
+            raise error
+
+    microscope = Failing()
+    guard = GuardedMicroscope(microscope, LIMITS.replace(dose_margin=1.5))
+    expected = DeviceError if isinstance(error, Exception) else type(error)
+    with pytest.raises(expected):
+        guard.acquire(CONFOCAL)
+    assert microscope.is_dark()
+    assert guard.dose.energy_j == pytest.approx(1.5 * CONFOCAL.energy_j)
+
+
+class _Odd(FakeMicroscope):
+    """Returns something else than it was asked for."""
+
+    def __init__(self, change: dict[str, Any], photons: Any = None) -> None:
+        super().__init__()
+        self._change, self._photons = change, photons
+
+    def acquire(self, settings: ScanSettings) -> Any:
+        frame = super().acquire(settings)
+        photons = frame.photons if self._photons is None else self._photons
+        if isinstance(photons, str):
+            return photons
+        return Frame(photons, frame.settings.replace(**self._change), frame.index, frame.started_s)
+
+
+@pytest.mark.parametrize(
+    ("change", "photons", "message"),
+    [
+        ({}, "no frame", "str instead of a Frame"),
+        ({}, np.zeros((3, 3)), "came back"),
+        ({}, np.zeros((32, 24), complex), "not finite numbers"),
+        ({}, np.full((32, 24), np.nan), "not finite numbers"),
+        ({"modality": "overview"}, None, "scanned overview"),
+        (
+            {"region": Region(center_yx_m=(1e-6, 0.0), size_yx_m=(0.64e-6, 0.48e-6))},
+            None,
+            "asked was confocal at",
+        ),
+        ({"excitation_w": 90e-6}, None, "delivered .* where .* was the worst case"),
+    ],
+)
+def test_a_frame_that_cannot_be_true_is_a_failure(change: dict[str, Any], photons: Any, message: str) -> None:
+    microscope = _Odd(change, photons)
+    guard = GuardedMicroscope(microscope, LIMITS)
+    with pytest.raises(DeviceError, match=message):
+        guard.acquire(CONFOCAL)
+    assert "stop" in microscope.commands
+    assert guard.dose.energy_j >= CONFOCAL.energy_j
+
+
+def test_more_light_than_asked_is_booked_as_it_was() -> None:
+    guard = GuardedMicroscope(_Odd({"excitation_w": 90e-6}), LIMITS)
+    with pytest.raises(DeviceError):
+        guard.acquire(CONFOCAL)
+    assert guard.dose.energy_j == pytest.approx(9 * CONFOCAL.energy_j)
+
+
+def test_less_light_than_the_worst_case_is_settled_as_delivered() -> None:
+    guard = GuardedMicroscope(_Odd({"excitation_w": 8e-6}), LIMITS.replace(dose_margin=2.0))
+    guard.acquire(CONFOCAL)
+    assert guard.dose.energy_j == pytest.approx(0.8 * CONFOCAL.energy_j)
+
+
+def test_a_light_that_stays_on_after_the_frame_is_put_out_and_reported() -> None:
+    class Forgetful(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            frame = super().acquire(settings)
+            self.light_on = True
+            return frame
+
+    microscope = Forgetful()
+    with pytest.raises(DeviceError, match="still on"):
+        GuardedMicroscope(microscope, LIMITS).acquire(CONFOCAL)
+    assert microscope.is_dark()
+
+
+def test_a_stop_that_fails_is_tried_again_and_at_last_reported() -> None:
+    class Stubborn(FakeMicroscope):
+        refusals = 2
+
+        def stop(self) -> None:
+            if self.refusals:
+                self.refusals -= 1
+                raise OSError("bus error")
+            super().stop()
+
+    class Stuck(FakeMicroscope):
+        def is_dark(self) -> bool:
+            return False
+
+    stubborn = Stubborn()
+    stubborn.light_on = True
+    GuardedMicroscope(stubborn, LIMITS).go_dark()
+    assert stubborn.is_dark()
+    with pytest.raises(LightNotOffError, match="by hand"):
+        GuardedMicroscope(Stuck(), LIMITS).acquire(CONFOCAL)
+
+
+def test_an_impatient_ctrl_c_does_not_keep_the_light_on() -> None:
+    class Interrupted(FakeMicroscope):
+        interrupts = 1
+
+        def acquire(self, settings: ScanSettings) -> Frame:
+            self.light_on = True
+            raise KeyboardInterrupt
+
+        def stop(self) -> None:
+            if self.interrupts:
+                self.interrupts -= 1
+                raise KeyboardInterrupt
+            super().stop()
+
+    microscope = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        GuardedMicroscope(microscope, LIMITS).acquire(CONFOCAL)
+    assert microscope.is_dark()
+
+
+def test_a_scan_that_hangs_is_put_out_by_the_watchdog() -> None:
+    class Hanging(FakeMicroscope):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stopped = threading.Event()
+
+        def acquire(self, settings: ScanSettings) -> Frame:
+            self.light_on = True
+            assert self.stopped.wait(20)
+            raise AcquisitionStoppedError("stopped")
+
+        def stop(self) -> None:
+            super().stop()
+            self.stopped.set()
+
+    microscope = Hanging()
+    guard = GuardedMicroscope(microscope, LIMITS.replace(overrun_max_s=0.05), source="scope.toml")
+    with pytest.raises(DeviceError, match=r"the light was put out \(overrun_max_s in scope.toml"):
+        guard.acquire(CONFOCAL)
+    assert microscope.is_dark()
+
+
+def test_the_budget_holds_to_the_last_frame_and_says_what_is_left() -> None:
+    limits = LIMITS.replace(session_energy_max_j=3.5 * CONFOCAL.energy_j)
+    guard = GuardedMicroscope(FakeMicroscope(), limits, source="scope.toml")
+    for _ in range(3):
+        guard.acquire(CONFOCAL)
+    with pytest.raises(DoseBudgetError, match=r"left is .* J of .* J \(session_energy_max_j in scope.toml\)"):
+        guard.acquire(CONFOCAL)
+    assert guard.dose.frames == 3
+
+
+def test_the_dose_of_one_place_is_limited_whatever_the_session_budget_says() -> None:
+    limits = LIMITS.replace(pixel_dose_max_j_per_m2=2.5 * CONFOCAL.dose_j_per_m2)
+    guard = GuardedMicroscope(FakeMicroscope(), limits, source="scope.toml")
+    guard.acquire(CONFOCAL)
+    guard.acquire(CONFOCAL)
+    with pytest.raises(DoseBudgetError, match=r"pixel_dose_max_j_per_m2 in scope\.toml"):
+        guard.acquire(CONFOCAL)
+    elsewhere = Region(center_yx_m=(5e-6, 5e-6), size_yx_m=CONFOCAL.region.size_yx_m)
+    guard.acquire(CONFOCAL.replace(region=elsewhere))
+
+
+def test_frames_are_numbered_in_the_order_of_delivery() -> None:
+    microscope = FakeMicroscope(options=FakeMicroscope.Options(fail_at=1))
+    guard = GuardedMicroscope(microscope, LIMITS)
+    first = guard.acquire(CONFOCAL)
+    with pytest.raises(StedfastError):
+        guard.acquire(CONFOCAL)
+    assert [first.index, guard.acquire(CONFOCAL).index] == [0, 1]
+
+
+def test_close_ends_dark_even_if_the_driver_fails_to_close() -> None:
+    class Broken(FakeMicroscope):
+        def close(self) -> None:
+            raise OSError("unplugged")
+
+    microscope = Broken()
+    microscope.light_on = True
+    with pytest.raises(OSError, match="unplugged"):
+        GuardedMicroscope(microscope, LIMITS).close()
+    assert microscope.is_dark()
