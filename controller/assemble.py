@@ -98,13 +98,16 @@ def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
     builder = _Builder.recorded(reader.start, folder)
     builder.clock = SimulatedClock() if builder.simulated_clock else SystemClock(last_time_s(reader))
     parts = builder.parts()
-    writer = SessionWriter.reopen(
-        folder, now_s=last_time_s(reader), versions=versions(), **_writer_hooks(folder, hooks)
-    )
+    try:
+        writer = SessionWriter.reopen(folder, **_writer_hooks(folder, hooks))
+    except BaseException:
+        parts.microscope.close()
+        raise
     session = Session(parts, writer, hooks.cycle if hooks else None)
     try:
         # Read again: the torn line is cut now, and nobody else can write.
         Recovery(session, SessionReader(folder), builder.microscope).run()
+        writer.resume(now_s=parts.clock.now_s(), versions=versions())
     except BaseException:
         parts.microscope.close()
         writer.abandon()
@@ -211,7 +214,7 @@ class _Builder:
         self.microscope = microscope or cast(
             "Microscope", self._make("microscopes", driver.driver, driver.options, "microscope", None)
         )
-        guarded = GuardedMicroscope(self.microscope, limits, source=f"limits in {self.source}")
+        guarded = GuardedMicroscope(self.microscope, limits, source=f"[limits] of {self.source}")
         try:
             told = guarded.capabilities()
             return Parts(

@@ -33,6 +33,8 @@ class SessionReader:
         All finished cycles, in order.
     frames
         All acknowledged frames by index.
+    documents
+        The whole journal, in order.
     reservations
         What was booked before each scan, in order.
 
@@ -45,7 +47,7 @@ class SessionReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bundle = folder / layers.BUNDLE_NAME
-        documents = read_journal(folder)
+        self.documents = documents = read_journal(folder)
         if not documents or not isinstance(documents[0], StartDocument):
             raise SessionFolderError(f"{folder}: the journal does not begin with a start document")
         self.start = documents[0]

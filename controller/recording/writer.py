@@ -102,32 +102,30 @@ class SessionWriter:
         return writer
 
     @classmethod
-    def reopen(cls, folder: Path, *, now_s: float, versions: dict[str, str], **hooks: Any) -> SessionWriter:
-        """Go on writing a session that was cut off."""
+    def reopen(cls, folder: Path, **hooks: Any) -> SessionWriter:
+        """Take hold of a session that was cut off; :meth:`resume` goes on writing it."""
         journal = Journal(folder)
         cut_torn_line(folder)
-        documents = read_journal(folder)
-        start = documents[0]
+        start = read_journal(folder)[0]
         if not isinstance(start, StartDocument):
             raise SessionFolderError(f"{folder}: the journal does not begin with a start document")
+        return cls(folder, journal, start.run_id, **hooks)
+
+    def resume(self, *, now_s: float, versions: dict[str, str]) -> None:
+        """Tidy up after the crash and write down that the session goes on."""
+        documents = read_journal(self.folder)
         cycles = [document for document in documents if isinstance(document, CycleDocument)]
-        frames = [document for document in documents if isinstance(document, FrameDocument)]
-        derived = {c.denoised.path for c in cycles if c.denoised}
-        for entry in (c.segmentation for c in cycles if c.segmentation):
+        self._frame_paths = [document.path for document in documents if isinstance(document, FrameDocument)]
+        derived = {cycle.denoised.path for cycle in cycles if cycle.denoised}
+        for entry in (cycle.segmentation for cycle in cycles if cycle.segmentation):
             derived |= {f"{entry.path}/labels", f"{entry.path}_probability"}
-        layers.tidy_after_crash(folder / layers.BUNDLE_NAME, {frame.path for frame in frames}, derived)
-        writer = cls(folder, journal, start.run_id, **hooks)
-        writer._reservations = sum(isinstance(document, ReserveDocument) for document in documents)
-        writer._frame_paths = [frame.path for frame in frames]
-        writer._journal.append(
-            ResumeDocument(
-                uid=writer._uid(f"resume/{len(documents)}"),
-                created_utc=now_utc(),
-                now_s=now_s,
-                versions=versions,
-            )
+        layers.tidy_after_crash(self.bundle, set(self._frame_paths), derived)
+        self._reservations = sum(isinstance(document, ReserveDocument) for document in documents)
+        document = ResumeDocument(
+            uid=self._uid(f"resume/{len(documents)}"), created_utc=now_utc(), now_s=now_s, versions=versions
         )
-        return writer
+        with self._journal_lock:
+            self._journal.append(document)
 
     def reserve(self, booking: Reservation, cycle: int) -> None:
         """Put a reservation on disk before its light, once earlier frames are safe."""
@@ -190,6 +188,12 @@ class SessionWriter:
         finally:
             self._journal.close()
         return status
+
+    def abandon(self) -> None:
+        """Let go of the folder without a stop document, after a start that failed."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._journal.close()
 
     @property
     def failure(self) -> BaseException | None:
@@ -261,7 +265,7 @@ class SessionWriter:
             dose=DoseEntry(**asdict(cycle.dose)),
             timings_s=cycle.timings_s,
         )
-        if isinstance(cycle.decision, AskLabel) and self._ask is not None:
+        if isinstance(cycle.decision, AskLabel) and cycle.refused is None and self._ask is not None:
             # Before the journal line: a question may be asked twice after a crash, never lost.
             self._ask(cycle.index, cycle.decision.question)
         with self._journal_lock:

@@ -1,0 +1,320 @@
+"""The loop: what is recorded, what is survived, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from controller.core.clock import SimulatedClock
+from controller.core.decision import (
+    Acquire,
+    AskLabel,
+    Budget,
+    Decision,
+    Family,
+    Observation,
+    Question,
+    Stop,
+)
+from controller.core.errors import DeviceError
+from controller.core.frame import Denoised, Frame, Segmentation
+from controller.core.guard import GuardedMicroscope
+from controller.core.protocols import Denoiser, Policy, Segmenter
+from controller.core.settings import ScanSettings
+from controller.labels.store import LabelStore
+from controller.recording.reader import SessionReader
+from controller.recording.writer import SessionWriter
+from controller.session import Outcome, Parts, Session
+from controller.stages import Stage
+from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
+
+
+class Plan:
+    """Does what a list says, then stops; remembers what it saw."""
+
+    family: ClassVar[Family] = "open-loop"
+
+    def __init__(self, *steps: Decision | Exception) -> None:
+        self.steps = list(steps)
+        self.seen: list[Observation] = []
+
+    def decide(self, observation: Observation) -> Decision:
+        self.seen.append(observation)
+        step = self.steps.pop(0) if self.steps else Stop(reason="the plan is done")
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+
+class Plain:
+    """A denoiser and segmenter that fail when told to."""
+
+    def __init__(self, fail: Exception | None = None, hang: threading.Event | None = None) -> None:
+        self.fail, self.hang = fail, hang
+
+    def reset(self, reason: str) -> None: ...
+
+    def observe(self, frame: Frame) -> None: ...
+
+    def step(self, frame: Frame, denoised: Denoised | None = None) -> Any:
+        if self.hang is not None:
+            self.hang.wait(30)
+        if self.fail is not None:
+            raise self.fail
+        return Denoised(frame.photons, np.sqrt(frame.photons), frame.index)
+
+
+class Everything:
+    def step(self, frame: Frame, denoised: Denoised | None) -> Segmentation:
+        ones = np.ones(frame.photons.shape, np.float32)
+        return Segmentation(ones.astype(np.int32), ones, np.zeros_like(ones))
+
+
+TAKE = Acquire(settings=CONFOCAL, reason="the plan says so")
+TOO_BRIGHT = Acquire(settings=CONFOCAL.model_copy(update={"excitation_w": 1.0}), reason="greedy")
+ASK = AskLabel(
+    question=Question(frame_index=0, region=CONFOCAL.region, kind="choice", text="What?", choices=("a", "b")),
+    reason="unsure",
+)
+
+
+def start() -> dict[str, Any]:
+    return {
+        "run_id": str(uuid.UUID(int=1)),
+        "seed": 1,
+        "experiment": {},
+        "hardware": {},
+        "config_sha256": "",
+        "config_folder": ".",
+        "microscope": {},
+        "versions": {},
+    }
+
+
+def session(
+    folder: Path,
+    policy: Policy,
+    *,
+    microscope: FakeMicroscope | None = None,
+    denoiser: Denoiser | None = None,
+    fallback: tuple[str, Any] | None = None,
+    deadline_s: float = 5.0,
+    budget: Budget | None = None,
+) -> Session:
+    segmenter: Segmenter = Everything()
+    parts = Parts(
+        microscope=GuardedMicroscope(microscope or FakeMicroscope(), LIMITS, source="scope.toml"),
+        policy=Stage("plan", policy, deadline_s=deadline_s, fallback=fallback, forgiving=False),
+        denoiser=Stage("plain", denoiser or Plain(), deadline_s=deadline_s),
+        segmenter=Stage("everything", segmenter, deadline_s=5.0),
+        clock=SimulatedClock(),
+        budget=budget or Budget(),
+    )
+    store = LabelStore(folder, create=True)
+    return Session(parts, SessionWriter.create(folder, start(), ask=store.put))
+
+
+def run(folder: Path, policy: Policy, **options: Any) -> tuple[Outcome, SessionReader]:
+    outcome = session(folder, policy, **options).run()
+    return outcome, SessionReader(folder)
+
+
+def test_a_session_records_everything_it_did_and_why(tmp_path: Path) -> None:
+    policy = Plan(TAKE, ASK, TAKE)
+    outcome, reader = run(tmp_path, policy)
+    assert (outcome.status, outcome.reason) == ("completed", "the plan is done")
+    assert reader.stop is not None
+    assert (reader.stop.cycles, reader.stop.frames, reader.stop.faults) == (4, 2, 0)
+    assert [type(cycle.decision) for cycle in reader.cycles] == [Acquire, AskLabel, Acquire, Stop]
+    assert all(cycle.decided_by == "plan" and cycle.decision.reason for cycle in reader.cycles)
+    seen = policy.seen[1].frame
+    assert seen is not None
+    assert np.array_equal(reader.frame(0).photons, seen.photons)
+    assert reader.problems() == []
+    denoised, segmentation = reader.denoised(reader.cycles[0]), reader.segmentation(reader.cycles[0])
+    assert denoised is not None
+    assert segmentation is not None
+    assert np.array_equal(denoised.mean, seen.photons)
+    assert segmentation.labels.all()
+    assert reader.unsettled() == []
+    assert [asked.number for asked in LabelStore(tmp_path).questions()] == [1]
+
+
+def test_the_policy_sees_each_new_frame_the_dose_and_what_is_left(tmp_path: Path) -> None:
+    policy = Plan(TAKE, TAKE)
+    run(tmp_path, policy, budget=Budget(cycles=7, questions=3))
+    first, second, third = policy.seen
+    assert first.frame is None
+    assert second.frame is not None
+    assert third.frame is not None
+    assert (second.frame.index, third.frame.index) == (0, 1)
+    assert second.denoised is not None
+    assert second.denoised.index == 0
+    assert [seen.budget.cycles for seen in policy.seen] == [7, 6, 5]
+    assert third.dose.energy_j == pytest.approx(2 * CONFOCAL.energy_j)
+    assert third.budget.energy_j == pytest.approx(LIMITS.session_energy_max_j - 2 * CONFOCAL.energy_j)
+
+
+def test_a_refusal_is_recorded_told_to_the_policy_and_lights_nothing(tmp_path: Path) -> None:
+    policy, microscope = Plan(TOO_BRIGHT, TAKE), FakeMicroscope()
+    outcome, reader = run(tmp_path, policy, microscope=microscope)
+    assert outcome.status == "completed"
+    assert "excitation_w=1 W is outside" in (reader.cycles[0].refused or "")
+    assert policy.seen[1].refused == reader.cycles[0].refused
+    assert policy.seen[2].refused is None
+    assert microscope.requests == [CONFOCAL]
+
+
+def test_a_policy_that_only_asks_for_what_is_refused_ends_the_session_as_failed(tmp_path: Path) -> None:
+    outcome, _ = run(tmp_path, Plan(*[TOO_BRIGHT] * 200))
+    assert outcome.status == "failed"
+    assert "in a row were refused" in outcome.reason
+
+
+def test_questions_beyond_their_budget_are_refused(tmp_path: Path) -> None:
+    _, reader = run(tmp_path, Plan(TAKE, ASK, ASK), budget=Budget(questions=1))
+    assert [cycle.refused is None for cycle in reader.cycles] == [True, True, False, True]
+    assert len(LabelStore(tmp_path).questions()) == 1
+
+
+def test_a_failing_model_costs_its_answer_but_not_the_frame(tmp_path: Path) -> None:
+    policy = Plan(TAKE, TAKE)
+    outcome, reader = run(tmp_path, policy, denoiser=Plain(fail=ValueError("no weights")))
+    assert outcome.status == "completed"
+    assert outcome.faults == 2
+    assert reader.cycles[0].faults == ("plain failed: ValueError: no weights",)
+    assert reader.frame(1).photons.shape == CONFOCAL.shape_yx
+    assert policy.seen[1].denoised is None
+    assert policy.seen[1].segmentation is not None
+
+
+def test_a_model_that_hangs_misses_its_deadline_and_the_loop_goes_on(tmp_path: Path) -> None:
+    released, microscope = threading.Event(), FakeMicroscope()
+    outcome, reader = run(
+        tmp_path, Plan(TAKE, TAKE), microscope=microscope, denoiser=Plain(hang=released), deadline_s=0.05
+    )
+    released.set()
+    assert outcome.status == "completed"
+    assert reader.cycles[0].faults == ("plain gave no answer within 0.05 s",)
+    assert reader.cycles[1].faults == (), "a stuck model is not asked again"
+    assert microscope.is_dark()
+
+
+def test_a_failing_policy_hands_over_to_its_fallback_for_good(tmp_path: Path) -> None:
+    fallback = Plan(TAKE, TAKE)
+    outcome, reader = run(tmp_path, Plan(TAKE, KeyError("lost"), TAKE), fallback=("spare", fallback))
+    assert outcome.status == "completed"
+    assert [cycle.decided_by for cycle in reader.cycles] == ["plan", "spare", "spare", "spare"]
+    assert "plan failed: KeyError" in reader.cycles[1].faults[0]
+
+
+def test_a_failing_policy_without_a_fallback_ends_as_failed_and_dark(tmp_path: Path) -> None:
+    microscope = FakeMicroscope()
+    outcome, reader = run(tmp_path, Plan(TAKE, RuntimeError("bug")), microscope=microscope)
+    assert outcome.status == "failed"
+    assert "bug" in outcome.reason
+    assert reader.status == "failed"
+    assert microscope.commands[-1] == "close"
+    assert microscope.is_dark()
+    assert len(reader.frames) == 1
+
+
+def test_a_policy_that_answers_nonsense_is_a_failing_policy(tmp_path: Path) -> None:
+    class Nonsense(Plan):
+        def decide(self, observation: Observation) -> Any:
+            return "scan there"
+
+    outcome, _ = run(tmp_path, Nonsense())
+    assert outcome.status == "failed"
+    assert "must answer Acquire, AskLabel or Stop, got str" in outcome.reason
+
+
+def test_a_passing_failure_of_the_microscope_is_survived_and_recorded(tmp_path: Path) -> None:
+    microscope = FakeMicroscope(options=FakeMicroscope.Options(fail_at=1))
+    policy = Plan(TAKE, TAKE, TAKE)
+    outcome, reader = run(tmp_path, policy, microscope=microscope)
+    assert (outcome.status, outcome.frames, outcome.faults) == ("completed", 2, 1)
+    assert "the microscope failed" in (policy.seen[2].refused or "")
+    assert len(reader.unsettled()) == 1, "the light of the failed scan counts in full"
+    assert reader.stop is not None
+    assert reader.stop.dose.energy_j == pytest.approx(3 * CONFOCAL.energy_j)
+
+
+def test_a_microscope_that_keeps_failing_ends_the_session(tmp_path: Path) -> None:
+    class Dead(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            raise DeviceError("no answer from the laser")
+
+    outcome, reader = run(tmp_path, Plan(*[TAKE] * 9), microscope=Dead())
+    assert outcome.status == "failed"
+    assert "no answer from the laser" in outcome.reason
+    assert len(reader.reservations) == 3
+
+
+def test_a_frame_with_nan_never_reaches_the_policy(tmp_path: Path) -> None:
+    policy = Plan(TAKE, TAKE)
+    microscope = FakeMicroscope(options=FakeMicroscope.Options(nan_at=0))
+    _, reader = run(tmp_path, policy, microscope=microscope)
+    assert policy.seen[1].frame is None
+    assert "not finite" in reader.cycles[0].faults[0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "cycles", "word"),
+    [(Budget(cycles=3), 3, "budget.cycles"), (Budget(duration_s=0.0), 0, "budget.duration_s")],
+)
+def test_a_spent_budget_completes_the_session(tmp_path: Path, budget: Budget, cycles: int, word: str) -> None:
+    outcome, _ = run(tmp_path, Plan(*[TAKE] * 9), budget=budget)
+    assert (outcome.status, outcome.cycles) == ("completed", cycles)
+    assert word in outcome.reason
+
+
+def test_a_first_ctrl_c_ends_after_the_cycle_and_says_interrupted(tmp_path: Path) -> None:
+    running: list[Session] = []
+
+    class Impatient(Plan):
+        def decide(self, observation: Observation) -> Decision:
+            if len(self.seen) == 1:
+                running[0].stop_after_this_frame("stopped by the user")
+            return super().decide(observation)
+
+    microscope = FakeMicroscope()
+    running.append(session(tmp_path, Impatient(*[TAKE] * 9), microscope=microscope))
+    outcome = running[0].run()
+    reader = SessionReader(tmp_path)
+    assert (outcome.status, reader.status, outcome.frames) == ("interrupted", "interrupted", 2)
+    assert len(reader.frames) == len(reader.cycles) == 2
+    assert microscope.is_dark()
+
+
+def test_a_second_ctrl_c_aborts_the_frame_and_leaves_it_dark_and_readable(tmp_path: Path) -> None:
+    class Aborted(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            if self.scans == 2:
+                self.light_on = True
+                raise KeyboardInterrupt
+            return super().acquire(settings)
+
+    microscope = Aborted()
+    outcome, reader = run(tmp_path, Plan(*[TAKE] * 9), microscope=microscope)
+    assert outcome.status == reader.status == "interrupted"
+    assert microscope.is_dark()
+    assert len(reader.frames) == 2
+    assert reader.problems() == []
+    assert reader.stop is not None
+    assert reader.stop.dose.energy_j == pytest.approx(3 * CONFOCAL.energy_j)
+
+
+def test_a_light_that_cannot_be_put_out_is_never_survived(tmp_path: Path) -> None:
+    class Stuck(FakeMicroscope):
+        def is_dark(self) -> bool:
+            return self.scans == 0
+
+    outcome, reader = run(tmp_path, Plan(TAKE, TAKE), microscope=Stuck())
+    assert outcome.status == reader.status == "failed"
+    assert "by hand" in outcome.reason
