@@ -17,8 +17,10 @@ import numpy as np
 from controller.config import (
     Experiment,
     HardwareConfig,
+    Loaded,
     SessionConfig,
     StageConfig,
+    line_of,
     plugin_options,
 )
 from controller.core.clock import SimulatedClock, SystemClock
@@ -73,9 +75,7 @@ class _RecordedClock:
 def new_session(experiment: Experiment, folder: Path, *, hooks: Hooks | None = None) -> Session:
     """Connect to the microscope and open a session folder; nothing is moved or lit yet."""
     config, hardware = experiment.session.config, experiment.hardware.config
-    builder = _Builder(
-        hardware, config, experiment.hardware.path.parent.resolve(), str(experiment.hardware.path)
-    )
+    builder = _Builder.fresh(experiment)
     parts = builder.parts()
     start = {
         "run_id": str(uuid.uuid4()),
@@ -152,13 +152,7 @@ def check_microscope(experiment: Experiment) -> tuple[Capabilities, Decision, st
     -------
     What the microscope says of itself, the first decision, and the guard's refusal of it, if any.
     """
-    builder = _Builder(
-        experiment.hardware.config,
-        experiment.session.config,
-        experiment.hardware.path.parent.resolve(),
-        str(experiment.hardware.path),
-    )
-    parts = builder.parts()
+    parts = _Builder.fresh(experiment).parts()
     try:
         microscope, budget = parts.microscope, parts.budget
         seen = Observation(None, None, None, microscope.dose, budget, now_s=0.0)
@@ -193,6 +187,16 @@ class _Builder:
         self.simulated_clock = hardware.microscope.clock == "simulated"
         self.clock: Clock = SimulatedClock() if self.simulated_clock else SystemClock()
         self.microscope: Microscope
+        self._files: Experiment | None = None
+
+    @classmethod
+    def fresh(cls, experiment: Experiment) -> _Builder:
+        """Make one from configuration files."""
+        hardware = experiment.hardware
+        folder = hardware.path.parent.resolve()
+        builder = cls(hardware.config, experiment.session.config, folder, str(hardware.path))
+        builder._files = experiment
+        return builder
 
     @classmethod
     def recorded(cls, start: StartDocument, folder: Path) -> _Builder:
@@ -270,11 +274,26 @@ class _Builder:
                 "Policy | Denoiser | Segmenter | Microscope",
                 find(role, name).from_options(plugin_options(role, name, options), resources),
             )
+        except ConfigurationError as error:
+            problems = [self._placed(problem, purpose) for problem in error.problems]
+            raise ConfigurationError(*problems) from error
         except ImportError as error:
             raise ConfigurationError(
                 f"{name!r} needs a library that is not installed: {error}; "
                 f"the simulator needs: pip install 'stedfast[sim]'"
             ) from error
+
+    def _placed(self, problem: str, purpose: str) -> str:
+        """Say in which file and line a plug-in's own check found a problem."""
+        if self._files is None:
+            return problem
+        file: Loaded[Any] = self._files.hardware if purpose == "microscope" else self._files.session
+        table = purpose.replace(" fallback", "")
+        key = problem.partition(":")[0]
+        if not key.startswith(f"{table}.options"):
+            key = f"{table}.options"
+            problem = f"{key}: {problem}"
+        return f"{file.path}:{line_of(file.text, key.split('.'))}: {problem}"
 
 
 def _open(parts: Parts, folder: Path, start: dict[str, Any], hooks: Hooks | None) -> Session:

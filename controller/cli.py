@@ -6,6 +6,7 @@ Exit codes: 0 success, 1 failure, 2 bad configuration or usage, 130 interrupted.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -161,7 +162,7 @@ def replay(
 def make_report(folder: SessionArgument, output: OutputOption = None, as_json: JsonOption = False) -> None:
     """Write the report of a session: one self-contained HTML page."""
     with _errors_told(as_json):
-        path = _write_report(folder, output)
+        path = _report(folder, output or folder / "report.html")
         typer.echo(json.dumps({"status": "ok", "report": str(path)}) if as_json else f"report: {path}")
 
 
@@ -248,6 +249,8 @@ def _check(config: Path, overrides: dict[str, Any], as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line."""
+    # The matrices here are small: a second BLAS thread makes decisions slower, and less repeatable.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     app()
 
 
@@ -315,19 +318,28 @@ def _tell_outcome(outcome: Outcome, folder: Path, report: Path | None, as_json: 
         typer.echo(f"report:  {report}")
 
 
-def _write_report(folder: Path, output: Path | None = None) -> Path | None:
-    """Write the report; a session is not worse for a report that cannot be written."""
+def _write_report(folder: Path) -> Path | None:
+    """Write the report at the end of a run; a session is not worse for a report that cannot be written."""
     from controller.core.errors import StedfastError
+
+    try:
+        return _report(folder, folder / "report.html")
+    except (OSError, StedfastError) as error:
+        typer.echo(f"the report could not be written: {error}", err=True)
+        return None
+
+
+def _report(folder: Path, target: Path) -> Path:
+    from controller.labels.store import LABELS_NAME, LabelStore
     from controller.recording.reader import SessionReader
     from controller.recording.report import write_report
 
-    try:
-        return write_report(SessionReader(folder), output or folder / "report.html")
-    except (OSError, StedfastError) as error:
-        if output is not None:
-            raise
-        typer.echo(f"the report could not be written: {error}", err=True)
-        return None
+    answers: dict[int, list[str]] = {}
+    if (folder / LABELS_NAME).exists():
+        for answer in LabelStore(folder).answers():
+            told = f"{answer.answer or 'unsure'} ({answer.annotator}, {answer.answer_s:.1f} s)"
+            answers.setdefault(answer.question_number, []).append(told)
+    return write_report(SessionReader(folder), target, answers=answers)
 
 
 def _show_question(console: Console, folder: Path, frame_index: int) -> None:

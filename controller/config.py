@@ -140,7 +140,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Experiment:
         hardware = _validate(HardwareConfig, hardware_path, *_read_toml(hardware_path))
     else:
         raise ConfigurationError(
-            f"{path}:{_line(text, ('schema',))}: schema: {schema!r} is not known; "
+            f"{path}:{line_of(text, ('schema',))}: schema: {schema!r} is not known; "
             f"allowed are {HARDWARE_SCHEMA!r} and {EXPERIMENT_SCHEMA!r}"
         )
     experiment = Experiment(session, hardware)
@@ -230,7 +230,7 @@ def _describe(error: ValidationError, path: Path, text: str, prefix: tuple[str |
             value = detail["input"]
             if not isinstance(value, dict):
                 message += f" (got {value!r})"
-        problems.append(f"{path}:{_line(text, location)}: {key}: {message}")
+        problems.append(f"{path}:{line_of(text, location)}: {key}: {message}")
     return problems
 
 
@@ -256,7 +256,7 @@ def _plugin_problems(experiment: Experiment) -> list[str]:
         try:
             plugin_options(role, name, options)
         except ConfigurationError as error:
-            place = f"{file.path}:{_line(file.text, key)}: {'.'.join(key)}"
+            place = f"{file.path}:{line_of(file.text, key)}: {'.'.join(key)}"
             problems += [f"{place}: {problem}" for problem in error.problems]
         except ValidationError as error:
             problems += _describe(error, file.path, file.text, (*key[:-1], table))
@@ -269,8 +269,8 @@ def _budget_problems(experiment: Experiment) -> list[str]:
     if asked_j is None or asked_j <= allowed_j:
         return []
     session, hardware = experiment.session, experiment.hardware
-    place = f"{session.path}:{_line(session.text, ('budget', 'session_energy_j'))}"
-    limit = f"{hardware.path}:{_line(hardware.text, ('limits', 'session_energy_max_j'))}"
+    place = f"{session.path}:{line_of(session.text, ('budget', 'session_energy_j'))}"
+    limit = f"{hardware.path}:{line_of(hardware.text, ('limits', 'session_energy_max_j'))}"
     problem = (
         f"{place}: budget.session_energy_j: {asked_j:g} J is more than the microscope allows, "
         f"{allowed_j:g} J (limits.session_energy_max_j in {limit})"
@@ -278,7 +278,7 @@ def _budget_problems(experiment: Experiment) -> list[str]:
     return [problem]
 
 
-def _line(text: str, location: Sequence[str | int]) -> int:
+def line_of(text: str, location: Sequence[str | int]) -> int:
     """Return the line where a key stands; for a missing key, where its table begins; 1 as a last resort.
 
     tomllib tells no positions. But a file cut off after any line either does not parse or shows the

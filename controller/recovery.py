@@ -8,7 +8,8 @@ was reserved but left no frame is booked in full: it may have fallen on the samp
 
 from __future__ import annotations
 
-from controller.core.decision import Cycle, Dose
+from controller.core.clock import SimulatedClock
+from controller.core.decision import Acquire, Cycle, Dose
 from controller.core.errors import ReplayDivergedError
 from controller.core.frame import Frame
 from controller.core.protocols import Microscope, RemembersLight
@@ -61,6 +62,8 @@ class Recovery:
                 f"cycle {document.index}: the policy decides {decision!r} {faults or ''}, recorded is "
                 f"{document.decision!r}; the session cannot go on with other code than it began with"
             )
+        if isinstance(document.decision, Acquire) and isinstance(session.parts.clock, SimulatedClock):
+            session.wait(document.decision, document.now_s)
         frame = None
         for booking in [booking for booking in self._open if booking.cycle == document.index]:
             frame = self._book(booking)

@@ -31,6 +31,7 @@ from controller.recording.writer import SessionWriter
 from controller.stages import Stage
 
 _REFUSALS_IN_A_ROW_MAX = 50
+_PATIENCE_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,8 @@ class Session:
             decision, decided_by, faults = self._decide(observation)
         cycle = Cycle(self._cycles, decision, decided_by, faults=tuple(faults), timings_s=timings)
         if isinstance(decision, Acquire):
+            with _timed(timings, "wait"):
+                self.wait(decision, observation.now_s)
             with _timed(timings, "acquire"):
                 frame, refused, failure = self._acquire(decision)
             cycle = replace(cycle, frame=frame, refused=refused)
@@ -151,6 +154,13 @@ class Session:
             self._newest = cycle
         elif isinstance(cycle.decision, AskLabel) and cycle.refused is None:
             self._questions += 1
+
+    def wait(self, decision: Acquire, now_s: float) -> None:
+        """Let time pass in the dark until a scan is due, or somebody asks for the end."""
+        left_s = (decision.start_s or 0.0) - now_s
+        while left_s > 0 and self._stop_reason is None:
+            self.parts.clock.sleep(min(left_s, _PATIENCE_S))
+            left_s -= _PATIENCE_S
 
     def take_up(self, pending: Callable[[ScanSettings], Frame]) -> None:
         """Use a frame that was recorded, but not worked on, before the session was cut off.

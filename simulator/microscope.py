@@ -22,8 +22,14 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from controller.core.clock import SimulatedClock
-from controller.core.errors import AcquisitionStoppedError, DeviceError, InvalidRequestError
+from controller.core.errors import (
+    AcquisitionStoppedError,
+    ConfigurationError,
+    DeviceError,
+    InvalidRequestError,
+)
 from controller.core.frame import Frame
+from controller.core.limits import SafeValues
 from controller.core.protocols import Capabilities, Clock, Resources
 from controller.core.settings import (
     MAX_PIXELS,
@@ -154,7 +160,15 @@ class SimulatedMicroscope:
 
     @classmethod
     def from_options(cls, options: Options, resources: Resources) -> Self:
-        """Make the microscope that a configuration describes."""
+        """Make the microscope that a configuration describes.
+
+        Raises
+        ------
+        ConfigurationError
+            If a safe value is not 0 W, which is where simulated lights go.
+        """
+        if resources.safe != SafeValues():
+            raise ConfigurationError(f"[safe]: simulated lights go to 0 W, asked is {resources.safe}")
         return cls(options, clock=resources.clock, seed=int(resources.rng.integers(2**63)))
 
     @property

@@ -36,9 +36,10 @@ class _Reasoned(Settings):
 
 
 class Acquire(_Reasoned):
-    """Take one frame with these settings."""
+    """Take one frame with these settings, not before ``start_s`` on the session's clock."""
 
     settings: ScanSettings
+    start_s: Annotated[float, Field(ge=0)] | None = None
 
 
 class AskLabel(_Reasoned):

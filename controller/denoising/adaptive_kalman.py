@@ -200,7 +200,7 @@ class AdaptiveKalmanDenoiser:
         coupling = np.zeros_like(mean)
         for level, band in enumerate(state.bands[:-1]):
             noise = variance * np.float32(self._gram[level, level]) / state.frames[level]
-            gain, slope = self._gain(band, noise, state.mean, 2**level)
+            gain, slope = self._gain(state, level, noise)
             mean = mean + gain * band
             bias += gain * (1 - gain) * noise
             coupling += (gain + slope) * state.newest_share[level] * np.float32(self._centers[level])
@@ -212,9 +212,7 @@ class AdaptiveKalmanDenoiser:
         nearby = self._local_mean(state.bands, _NEARBY_LEVEL) + self._read_variance
         return mean, np.sqrt(_calibrated(risk, state.newest - mean, coupling, variance, nearby))
 
-    def _gain(
-        self, band: FloatImage, noise: FloatImage, mean: FloatImage, spacing: int
-    ) -> tuple[FloatImage, FloatImage]:
+    def _gain(self, state: _State, level: int, noise: FloatImage) -> tuple[FloatImage, FloatImage]:
         """Return the Wiener gain of a band, 0..1, from its energy near each pixel and in the frame.
 
         The energy near a pixel is a poor estimate, that of the whole frame a good one of something
@@ -222,14 +220,14 @@ class AdaptiveKalmanDenoiser:
         The second answer is ``band * d gain / d band``: a gain made from the data follows their noise,
         and the risk estimate has to know.
         """
-        energy = band * band
-        contrast = mean * mean
-        nearby = _smooth(_smooth(energy, spacing), spacing)
-        # Where the energy speaks for itself it must not speak for the rest of the frame too.
-        plain = nearby <= _BEYOND_DOUBT * noise
-        strength = float(np.sum(energy - noise, where=plain)) / max(
-            float(np.sum(contrast, where=plain)), 1e-30
-        )
+        energy = np.square(state.bands[level])
+        contrast = np.square(state.mean)
+        nearby = _smooth(_smooth(energy, 2**level), 2**level)
+        # Where the energy speaks for itself it must not speak for the rest of the frame too, and a place
+        # that has just changed has more noise than the rest.
+        weights = state.frames[level] * (nearby <= _BEYOND_DOUBT * noise)
+        strength = float(np.sum(weights * (energy - noise)))
+        strength /= max(float(np.sum(weights * contrast)), 1e-30)
         strength = max(strength, 0.0)
         local = nearby - np.float32(self.options.noise_margin) * noise
         weight = self.options.prior_weight
@@ -275,7 +273,7 @@ def _calibrated(
     target = np.array([1 + np.sum(weighted * stein), np.sum(weighted * relative * stein)])
     level, slope = np.linalg.solve(normal, target)
     factor = np.float32(level) + np.float32(slope) * relative
-    risk *= np.clip(factor, np.float32(0.5), np.float32(10))
+    risk *= np.clip(factor, np.float32(1), np.float32(10))
     return risk
 
 
@@ -341,9 +339,11 @@ def _mirrored(image: FloatImage, reach: int) -> FloatImage:
     """Extend the first axis by ``reach`` mirrored rows on both sides, again and again if it is short."""
     rows = image.shape[0]
     if reach <= rows:
-        return np.concatenate((image[:reach][::-1], image, image[rows - reach :][::-1]))
+        ends = image[:reach][::-1], image[rows - reach :][::-1]
+        return np.concatenate((ends[0], image, ends[1]))
     index = np.arange(-reach, rows + reach) % (2 * rows)
-    return image.take(np.where(index < rows, index, 2 * rows - 1 - index), axis=0)
+    mirrored: FloatImage = image.take(np.where(index < rows, index, 2 * rows - 1 - index), axis=0)
+    return mirrored
 
 
 def _band_noise(levels: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

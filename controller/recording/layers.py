@@ -23,9 +23,12 @@ _NGFF = "0.5"
 _UNFINISHED = ".unfinished"
 
 
-def checksum(image: NDArray[Any]) -> str:
-    """Return the BLAKE2b-128 checksum of an image's values, in C order."""
-    return blake2b(np.ascontiguousarray(image).tobytes(), digest_size=16).hexdigest()
+def checksum(*images: NDArray[Any]) -> str:
+    """Return the BLAKE2b-128 checksum of the values of one or more images, in C order."""
+    digest = blake2b(digest_size=16)
+    for image in images:
+        digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
 
 
 def create_bundle(bundle: Path, attributes: Mapping[str, Any]) -> None:

@@ -92,11 +92,11 @@ class SessionReader:
         if entry is None:
             return None
         labels = layers.read_array(self.bundle, f"{entry.path}/labels/segmentation").astype(np.int32)
-        if layers.checksum(labels) != entry.blake2b:
-            raise SessionFolderError(
-                f"{self.bundle / entry.path}/labels: the labels do not match their checksum"
-            )
         maps = layers.read_array(self.bundle, f"{entry.path}_probability")
+        if layers.checksum(labels, maps) != entry.blake2b:
+            raise SessionFolderError(
+                f"{self.bundle / entry.path}: the segmentation does not match its checksum"
+            )
         return Segmentation(labels, maps[0], maps[1])
 
     def problems(self) -> list[str]:

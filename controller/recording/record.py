@@ -22,6 +22,8 @@ from controller.recording.units import TIMES, number, percent, plural, quantity
 from controller.recording.visits import Visit, find_visits
 
 MODALITIES = {"overview": "overview", "confocal": "confocal", "sted": "STED", "two_photon": "two-photon"}
+_ABOUT_THE_NEXT = ("expected_", "score_")
+_LOOKED_FOR = ("utility", "detail_snr", "bleached_fraction")
 
 
 class Record:
@@ -138,19 +140,34 @@ class Record:
 
     @cached_property
     def evidence_of_frame(self) -> dict[int, dict[str, float]]:
-        """Return, by frame, the evidence of the decision made after seeing it."""
+        """Return, by frame, the evidence of the decisions made after seeing it, up to the next scan.
+
+        A STED frame is often judged only after a confocal frame of the same place, so there the time
+        goes on to the next scan elsewhere or the next STED scan. Figures about a scan to come do not count.
+        """
+        follow_ups = {f.index for visit in self.visits for f in visit.frames if f.settings.modality != "sted"}
+        visit_of = {f.index: visit.number for visit in self.visits for f in visit.frames}
         found: dict[int, dict[str, float]] = {}
-        newest: int | None = None
+        judged: list[int] = []
         for cycle in self.cycles:
-            if newest is not None:
-                found.setdefault(newest, {}).update(cycle.decision.evidence)
-            newest = cycle.frame_index if cycle.frame_index is not None else newest
+            past = {n: v for n, v in cycle.decision.evidence.items() if not n.startswith(_ABOUT_THE_NEXT)}
+            for index in judged:
+                found[index] = past | found.get(index, {})
+            new = cycle.frame_index
+            if new is None:
+                continue
+            judged = [
+                old
+                for old in judged
+                if old not in follow_ups and new in follow_ups and visit_of.get(old, -1) == visit_of.get(new)
+            ]
+            judged.append(new)
         return found
 
     def evidence_names(self) -> list[str]:
-        """Return the names of all evidence figures, the most frequent first."""
+        """Return the names of all evidence figures: those a reader looks for, then the most frequent."""
         counts = Counter(name for cycle in self.cycles for name in cycle.decision.evidence)
-        return [name for name, _ in counts.most_common()]
+        return sorted(counts, key=lambda name: (name not in _LOOKED_FOR, -counts[name]))
 
     def stages(self) -> list[tuple[str, str, str, int]]:
         """Return each stage of the loop with its median and worst wall time and how often it ran."""

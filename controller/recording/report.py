@@ -79,7 +79,7 @@ def render(reader: SessionReader, answers: Mapping[int, Sequence[str]] | None = 
         lstrip_blocks=True,
     )
     environment.globals.update(duration=units.duration, percent=units.percent, plural=units.plural)
-    return environment.get_template("report.html.j2").render(**_contents(reader, answers))
+    return environment.get_template("report.html.j2").render(**_contents(reader, answers)).strip() + "\n"
 
 
 def _contents(reader: SessionReader, answers: Mapping[int, Sequence[str]] | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.core.decision import Acquire, AskLabel, Decision
 from controller.core.errors import SessionFolderError
@@ -165,30 +166,37 @@ def object_rows(reader: SessionReader) -> tuple[list[dict[str, Any]], list[str]]
 
 
 def _objects_of(reader: SessionReader, cycle: CycleDocument, frame_index: int) -> Iterator[dict[str, Any]]:
-    from skimage.measure import regionprops_table
-
     found = reader.segmentation(cycle)
     frame = reader.frame(frame_index)
-    if found is None or not found.labels.any():
+    if found is None:
         return
-    maps = np.stack([frame.photons.astype(float), found.probability, found.uncertainty], axis=-1)
-    table = regionprops_table(
-        found.labels, maps, properties=("label", "num_pixels", "centroid", "intensity_mean", "bbox")
+    labels = found.labels.ravel()
+    pixels = np.bincount(labels)
+
+    def means(image: NDArray[Any]) -> NDArray[np.float64]:
+        return np.bincount(labels, weights=image.ravel().astype(float)) / np.maximum(pixels, 1)
+
+    grid = np.indices(found.labels.shape)
+    y, x = means(grid[0]), means(grid[1])
+    photons, probability, doubt = (
+        means(image) for image in (frame.photons, found.probability, found.uncertainty)
     )
     pixel_m = frame.settings.pixel_size_m
     top_m, left_m, _, _ = frame.settings.region.bounds_yx_m
-    for n, label in enumerate(table["label"]):
+    for label in np.flatnonzero(pixels):
+        if label == 0:
+            continue
         yield {
             "frame": frame_index,
             "label": int(label),
             # The region's bounds are the outer edges of its pixels.
-            "center_y_m": top_m + (float(table["centroid-0"][n]) + 0.5) * pixel_m,
-            "center_x_m": left_m + (float(table["centroid-1"][n]) + 0.5) * pixel_m,
-            "area_m2": int(table["num_pixels"][n]) * pixel_m**2,
-            "pixels": int(table["num_pixels"][n]),
-            "mean_photons": float(table["intensity_mean-0"][n]),
-            "mean_probability": float(table["intensity_mean-1"][n]),
-            "mean_uncertainty_bit": float(table["intensity_mean-2"][n]),
+            "center_y_m": top_m + (float(y[label]) + 0.5) * pixel_m,
+            "center_x_m": left_m + (float(x[label]) + 0.5) * pixel_m,
+            "area_m2": int(pixels[label]) * pixel_m**2,
+            "pixels": int(pixels[label]),
+            "mean_photons": float(photons[label]),
+            "mean_probability": float(probability[label]),
+            "mean_uncertainty_bit": float(doubt[label]),
         }
 
 

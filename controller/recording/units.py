@@ -8,10 +8,14 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 _MINUS = "\N{MINUS SIGN}"
 _PREFIXES = {-4: "p", -3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}
 
+_PREFIXED = frozenset({"m", "s", "W", "J", "J/m²", "Hz"})
+
 #: The unit that a name's suffix stands for, longest suffix first.
 _SUFFIXES = (
     ("_j_per_m2", "J/m²"),
     ("_fraction", "%"),
+    ("_photons", "photons"),
+    ("_bits", "bit"),
     ("_hz", "Hz"),
     ("_m", "m"),
     ("_s", "s"),
@@ -44,10 +48,10 @@ def scale(unit: str, largest: float) -> tuple[float, str]:
     """Return the factor and the prefixed unit in which ``largest`` is best read."""
     if unit == "%":
         return 100.0, "%"
-    if not unit or not isfinite(largest) or largest == 0:
+    if unit not in _PREFIXED or not isfinite(largest) or largest == 0:
         return 1.0, unit
-    # A hair above 1000: 999.9999 nm is one micrometre to a reader.
-    power = floor(log10(abs(largest) * (1 + 1e-9)) / 3)
+    # What rounds to 1000 nm in three digits is one micrometre to a reader.
+    power = floor(log10(abs(largest) * (1 + 5e-4)) / 3)
     power = min(max(power, min(_PREFIXES)), max(_PREFIXES))
     if unit == "s" and power > 0:
         power = 0

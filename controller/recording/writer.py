@@ -305,7 +305,9 @@ class SessionWriter:
         )
         layers.write_labels(self.bundle, path, segmentation.labels, frame.settings, source="model")
         return SegmentationEntry(
-            path=path, objects=int(segmentation.labels.max()), blake2b=layers.checksum(segmentation.labels)
+            path=path,
+            objects=int(segmentation.labels.max()),
+            blake2b=layers.checksum(segmentation.labels, maps),
         )
 
     def _uid(self, name: str) -> str:

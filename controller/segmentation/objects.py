@@ -77,12 +77,12 @@ class ThresholdWatershedSegmenter:
 
     def _distance_to_threshold(self, image: Image, diameter: float) -> Image:
         """Return how far each pixel is above the threshold, in standard deviations of photon noise."""
-        surroundings = ndimage.gaussian_filter(image, diameter, mode="nearest")
+        surroundings = ndimage.gaussian_filter(image, diameter)
         smooth, noise, otsu = self._smoothed(image, surroundings, diameter)
         weight = self.options.local_weight
         level = (1 - weight) * otsu + weight * surroundings
         # Whether there is an object at all is asked at the object's scale, where it rests on most photons.
-        wide = ndimage.gaussian_filter(image, diameter / 4, mode="nearest")
+        wide = ndimage.gaussian_filter(image, diameter / 4)
         contrast = (wide - surroundings) / self._noise(wide, surroundings, diameter / 4)
         return np.asarray(np.minimum((smooth - level) / noise, contrast - self.options.threshold))
 
@@ -91,7 +91,7 @@ class ThresholdWatershedSegmenter:
         smooth, noise, otsu = image, image, 0.0
         for factor in (1.0, 1.6, 2.4, 3.2):
             sigma = max(0.7, factor * self.options.smoothing * diameter)
-            smooth = ndimage.gaussian_filter(image, sigma, mode="nearest")
+            smooth = ndimage.gaussian_filter(image, sigma)
             noise = self._noise(smooth, surroundings, sigma)
             # A frame of one value has no two classes, and Otsu's method refuses it.
             otsu = float(smooth.flat[0])
@@ -108,9 +108,10 @@ class ThresholdWatershedSegmenter:
     def _noise(self, smooth: Image, surroundings: Image, sigma: float) -> Image:
         """Return the standard deviation of photon noise after smoothing one frame with ``sigma``."""
         read_variance = (self.options.read_noise_units / self.options.units_per_photon) ** 2
-        area = 4 * np.pi * sigma**2
+        rows, columns = (_kernel_energy(length, sigma) for length in smooth.shape)
+        energy = rows[:, None] * columns[None, :]
         # Half a photon under the kernel: darkness is never certain.
-        return np.sqrt((np.maximum(smooth, surroundings) + read_variance + 0.5 / area) / area)
+        return np.sqrt((np.maximum(smooth, surroundings) + read_variance + 0.5 * energy) * energy)
 
     def _objects(self, mask: NDArray[np.bool_], diameter: float) -> NDArray[np.int32]:
         """Return the mask without specks and holes, divided where it is narrow."""
@@ -128,3 +129,16 @@ class ThresholdWatershedSegmenter:
         keep[0] = False
         renumbered = np.cumsum(keep) * keep
         return np.asarray(renumbered[labels], dtype=np.int32)
+
+
+def _kernel_energy(length: int, sigma: float) -> Image:
+    """Return the sum of a Gaussian's squared weights at each pixel of a line, shape ``(length,)``.
+
+    At the border the mirrored pixels come twice, so that less noise is averaged out there.
+    """
+    reach = int(4 * sigma) + 1
+    short = min(length, 2 * reach + 1)
+    weights = ndimage.gaussian_filter1d(np.eye(short), sigma, axis=0)
+    energy = np.sum(weights * weights, axis=1)
+    inside = np.full(length - short, energy[short // 2])
+    return np.concatenate((energy[: short // 2], inside, energy[short // 2 :]))

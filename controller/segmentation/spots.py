@@ -24,8 +24,8 @@ Image = NDArray[np.float64]
 #: Full width at half maximum of a Gaussian, in standard deviations.
 FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 
-#: Beyond this a count is taken for saturated; its square still fits.
-LARGEST = 1e100
+#: A larger count is taken for saturated: rounding errors would soon be larger than its photon noise.
+LARGEST = 1e12
 
 _B3 = np.array([1, 4, 6, 4, 1]) / 16
 
@@ -35,7 +35,7 @@ class SpotOptions(Settings):
 
     spot_size_m: Positive = 1e-7
     """Expected width of a spot (full width at half maximum) in the image, in metres."""
-    threshold: Positive = 3.8
+    threshold: Positive = 4.0
     """Standard deviations of noise that a spot must stand out by; probability 0.5 lies here."""
     units_per_photon: Positive = 1.0
     """Detector units that one photon gives (1 for a photon counter)."""
@@ -52,7 +52,7 @@ class _SpotSegmenter:
         self.options = options
 
     def step(self, frame: Frame, denoised: Denoised | None) -> Segmentation:
-        """Find the spots of a frame, in its denoised image if there is one.
+        """Find the spots of a frame, in its denoised image too if there is one.
 
         Returns
         -------
@@ -63,18 +63,26 @@ class _SpotSegmenter:
         sigma = options.spot_size_m / FWHM_PER_SIGMA / frame.settings.pixel_size_m
         # Below 0.7 pixels a spot is one pixel, and so is noise; larger than the image there is no spot.
         sigma = float(np.clip(sigma, 0.7, max(0.7, max(frame.photons.shape) / 4)))
-        values = frame.photons if denoised is None else denoised.mean
-        image = in_photons(values, options.offset_units, options.units_per_photon)
+        image = self._in_photons(frame.photons if denoised is None else denoised.mean)
         read_variance = (options.read_noise_units / options.units_per_photon) ** 2
         background = np.maximum(ndimage.gaussian_filter(image, 4 * sigma), 0.0) + read_variance
-        variance = None
-        if denoised is not None:
+        if denoised is None:
+            z = self._significance(image, background, None, sigma)
+        else:
             std = np.nan_to_num(denoised.std.astype(np.float64), posinf=LARGEST) / options.units_per_photon
             variance = ndimage.gaussian_filter(np.square(np.minimum(std, LARGEST)), 4 * sigma)
-        z = self._significance(image, background, variance, sigma)
+            # A first frame's dim spots are smoothed away by the denoiser, but stand out of the frame
+            # itself; after some frames it is the other way round.
+            z = np.maximum(
+                self._significance(image, background, variance, sigma),
+                self._significance(self._in_photons(frame.photons), background, None, sigma),
+            )
         probability = special.expit(z - options.threshold).astype(np.float32)
         labels = split_at_maxima(z, z > options.threshold, sigma)
         return Segmentation(labels, probability, binary_entropy_bits(probability))
+
+    def _in_photons(self, values: NDArray[Any]) -> Image:
+        return in_photons(values, self.options.offset_units, self.options.units_per_photon)
 
     def _significance(self, image: Image, background: Image, variance: Image | None, sigma: float) -> Image:
         raise NotImplementedError
@@ -95,8 +103,13 @@ class LogSpotSegmenter(_SpotSegmenter):
         return cls(cls.Options.model_validate(options))
 
     def _significance(self, image: Image, background: Image, variance: Image | None, sigma: float) -> Image:
-        kernel = -ndimage.gaussian_laplace(_impulse(int(6 * sigma) + 2), sigma)
-        response = -ndimage.gaussian_laplace(image, sigma, mode="nearest")
+        impulse = _impulse(int(6 * sigma) + 2)
+        # The sampled kernel does not quite sum to 0, and a bright flat image would be one large spot.
+        leak = float(np.sum(ndimage.gaussian_laplace(impulse, sigma)))
+        kernel, response = (
+            leak * ndimage.gaussian_filter(part, sigma) - ndimage.gaussian_laplace(part, sigma)
+            for part in (impulse, image)
+        )
         return significance(response, kernel, background, variance)
 
 
@@ -161,8 +174,8 @@ def significance(response: Image, kernel: Image, background: Image, variance: Im
     counts = background * area
     excess = response * np.sqrt(area / energy)
     if variance is not None:
-        safe = np.maximum(variance * _largest_noise_gain(kernel), 1e-300)
-        exposure = np.clip(background * energy / safe, 1.0, 1e3)
+        bound = background * energy + 1e-30
+        exposure = bound / np.clip(variance * _largest_noise_gain(kernel), bound / 1e3, bound)
         counts = counts * exposure
         excess = excess * exposure
     # A tenth of a count keeps a single photon in the dark from being infinitely significant.

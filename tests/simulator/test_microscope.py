@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from controller.core.clock import SimulatedClock
-from controller.core.errors import AcquisitionStoppedError, DeviceError, InvalidRequestError
+from controller.core.errors import (
+    AcquisitionStoppedError,
+    ConfigurationError,
+    DeviceError,
+    InvalidRequestError,
+)
 from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
+from controller.core.limits import SafeValues
 from controller.core.protocols import Microscope, Plugin, RemembersLight
 from controller.core.settings import Region, ScanSettings
 from controller.testing import LIMITS, MicroscopeContract, resources
@@ -386,3 +393,9 @@ print(h.hexdigest())
     )
     assert there.stdout.strip() == here.hexdigest()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_safe_value_that_the_simulated_lights_cannot_take_is_refused() -> None:
+    given = replace(resources(), safe=SafeValues(sted_w=1e-3))
+    with pytest.raises(ConfigurationError, match=r"\[safe\]: simulated lights go to 0 W"):
+        SimulatedMicroscope.from_options(SimulatedMicroscope.Options(), given)

@@ -1,0 +1,264 @@
+"""How good the models without training are: denoising, spots, objects.
+
+``python benchmarks/classical_models.py [--nuclei IMAGE LABELS] [--seeds N]`` prints three tables.
+Everything but the nuclei is simulated here, so the truth is known; figures are medians over seeds, and
+times are ratios to a Gaussian filter (sigma 1.5) of the same frame in the same process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from scipy import ndimage, optimize
+
+from controller.core.frame import Frame, Segmentation
+from controller.core.protocols import Segmenter
+from controller.core.settings import Region, ScanSettings
+from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
+from controller.segmentation.objects import ThresholdWatershedSegmenter
+from controller.segmentation.spots import LogSpotSegmenter, WaveletSpotSegmenter
+
+Image = NDArray[np.float64]
+PIXEL_M = 20e-9
+SPOT_SIGMA = 1.3
+
+
+def as_frame(photons: NDArray[Any], index: int = 0, pixel_size_m: float = PIXEL_M) -> Frame:
+    rows, columns = photons.shape
+    region = Region(center_yx_m=(0.0, 0.0), size_yx_m=(rows * pixel_size_m, columns * pixel_size_m))
+    scan = ScanSettings(
+        modality="two_photon", region=region, pixel_size_m=pixel_size_m, dwell_s=1e-6, excitation_w=1e-2
+    )
+    return Frame(photons, scan, index, index / 30)
+
+
+def calcium_movie(rng: np.random.Generator, size: int = 160, frames: int = 80) -> Image:
+    """Return expected photons (t, y, x), mean 1.4: flashing rings, filaments, neuropil, jitter."""
+    y, x = np.mgrid[:size, :size].astype(float)
+    ground = ndimage.gaussian_filter(rng.random((size, size)), 8)
+    ground = 0.7 + 0.6 * (ground - ground.min()) / np.ptp(ground)
+    filaments = np.zeros((size, size))
+    for _ in range(size // 16):
+        place, angle = rng.random(2) * size, rng.random() * 2 * np.pi
+        while np.all((place >= 0) & (place < size)):
+            filaments[tuple(place.astype(int))] = 1
+            angle += rng.normal(0, 0.12)
+            place += np.array([np.sin(angle), np.cos(angle)])
+    ground += 1.5 * ndimage.gaussian_filter(filaments, 0.8)
+    neuropil = ndimage.gaussian_filter1d(rng.normal(0, 1, frames + 40), 6)[20:-20]
+    movie = ground * (1 + 0.12 * neuropil / neuropil.std())[:, None, None]
+    since = np.arange(60)
+    transient = (1 - np.exp(-since / 2)) * np.exp(-since / 14)  # GCaMP6f at 30 Hz
+    for _ in range((size // 24) ** 2):
+        row, column, radius = *(rng.random(2) * size), rng.uniform(5, 8)
+        distance = np.hypot(y - row, (x - column) * rng.uniform(0.85, 1.15))
+        ring = np.exp(-0.5 * ((distance - radius) / 1.6) ** 2) + 0.35 * (distance < radius)
+        spikes = (rng.random(frames) < 0.01) * rng.uniform(1, 3, frames)
+        activity = 0.5 + 0.8 * np.convolve(spikes, transient / transient.max())[:frames]
+        movie += activity[:, None, None] * ring
+    moved = [ndimage.shift(image, rng.normal(0, 0.2, 2), order=1, mode="nearest") for image in movie]
+    truth = np.maximum(ndimage.gaussian_filter(moved, (0, 1, 1)), 0.02)
+    return np.asarray(truth * 1.4 / truth.mean())
+
+
+def spot_image(rng: np.random.Generator, peak: float, ground: float) -> tuple[Image, Image]:
+    """Return expected photons of 60 spots in 256x256 pixels and their places (y, x)."""
+    places = rng.uniform(4, 252, (60, 2))
+    y, x = np.mgrid[:256, :256]
+    image = np.full((256, 256), float(ground))
+    for row, column in places:
+        image += peak * np.exp(-0.5 * ((y - row) ** 2 + (x - column) ** 2) / SPOT_SIGMA**2)
+    return image, places
+
+
+def psnr_db(estimate: Any, truth: Image) -> float:
+    error = np.mean((np.asarray(estimate) - truth) ** 2)
+    return float(10 * np.log10(np.percentile(truth, 99.9) ** 2 / error))
+
+
+def gain_db(estimate: Any, noisy: Image, truth: Image) -> float:
+    return float(10 * np.log10(np.mean((noisy - truth) ** 2) / np.mean((estimate - truth) ** 2)))
+
+
+def moving_average_db(noisy: Image, truth: Image, tau: float, sigma: float, start: int) -> float:
+    average, averages = noisy[0], []
+    for image in noisy:
+        average = average + (image - average) / tau
+        averages.append(average)
+    return psnr_db(ndimage.gaussian_filter(averages[start:], (0, sigma, sigma)), truth[start:])
+
+
+def covered_percent(mean: Any, std: Any, truth: Image) -> float:
+    return float(100 * np.mean(np.abs(np.asarray(mean) - truth) <= 1.96 * np.asarray(std)))
+
+
+def movie_figures(seed: int, start: int = 30) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    truth = calcium_movie(rng)
+    noisy = rng.poisson(truth).astype(float)
+    denoiser = AdaptiveKalmanDenoiser()
+    answers = [denoiser.step(as_frame(image, i)) for i, image in enumerate(noisy)]
+    mean, std = (np.array([getattr(a, name) for a in answers]) for name in ("mean", "std"))
+    grid = [(tau, sigma) for tau in (3, 4, 6) for sigma in (1.0, 1.3, 1.6)]
+    bright = truth >= np.quantile(truth, 0.9)
+    return {
+        "raw, dB": psnr_db(noisy[start:], truth[start:]),
+        "best Gaussian, dB": max(
+            psnr_db(ndimage.gaussian_filter(noisy[start:], (0, s, s)), truth[start:]) for s in (1.5, 2, 2.5)
+        ),
+        "moving average 6 + Gaussian 1, dB": moving_average_db(noisy, truth, 6, 1.0, start),
+        "moving average + Gaussian, best of 9, dB": max(
+            moving_average_db(noisy, truth, tau, sigma, start) for tau, sigma in grid
+        ),
+        "adaptive Kalman, dB": psnr_db(mean[start:], truth[start:]),
+        "95 % interval covers, %": covered_percent(mean[start:], std[start:], truth[start:]),
+        "... of the brightest tenth, %": covered_percent(mean[bright], std[bright], truth[bright]),
+        "... in the first frame, %": covered_percent(mean[0], std[0], truth[0]),
+    }
+
+
+def first_frame_figures(seed: int) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    scenes = {
+        "movie": calcium_movie(rng, frames=10)[5],
+        "spots 20 on 0.5": spot_image(rng, 20, 0.5)[0],
+        "spots 4 on 0.5": spot_image(rng, 4, 0.5)[0],
+        "spots 20 on 5": spot_image(rng, 20, 5)[0],
+    }
+    figures = {}
+    for name, truth in scenes.items():
+        noisy = rng.poisson(truth).astype(float)
+        answer = AdaptiveKalmanDenoiser().step(as_frame(noisy))
+        best = max(
+            gain_db(ndimage.gaussian_filter(noisy, s), noisy, truth) for s in (0.7, 1, 1.5, 2, 2.5, 3, 4)
+        )
+        fixed = gain_db(ndimage.gaussian_filter(noisy, 1.5), noisy, truth)
+        figures[f"first frame, {name}: over the best Gaussian, dB"] = (
+            gain_db(answer.mean, noisy, truth) - best
+        )
+        figures[f"first frame, {name}: over Gaussian 1.5, dB"] = gain_db(answer.mean, noisy, truth) - fixed
+        figures[f"first frame, {name}: 95 % interval covers, %"] = covered_percent(
+            answer.mean, answer.std, truth
+        )
+    return figures
+
+
+def process_time_s(work: Callable[[], object]) -> float:
+    work()
+    times = []
+    for _ in range(9):
+        start = time.process_time()
+        work()
+        times.append(time.process_time() - start)
+    return float(np.median(times))
+
+
+def cost_figures(seed: int) -> dict[str, float]:
+    photons = np.random.default_rng(seed).poisson(3.0, (512, 512))
+    floats, frame = photons.astype(float), as_frame(photons)
+    gaussian_s = process_time_s(lambda: ndimage.gaussian_filter(floats, 1.5))
+    denoiser = AdaptiveKalmanDenoiser()
+    figures = {
+        "adaptive Kalman, step, Gaussians": process_time_s(lambda: denoiser.step(frame)) / gaussian_s,
+        "adaptive Kalman, observe, Gaussians": process_time_s(lambda: denoiser.observe(frame)) / gaussian_s,
+    }
+    for name, segmenter in segmenters().items():
+        figures[f"{name}, Gaussians"] = process_time_s(partial(segmenter.step, frame, None)) / gaussian_s
+    return figures
+
+
+def segmenters() -> dict[str, Segmenter]:
+    size_m = 2.355 * SPOT_SIGMA * PIXEL_M
+    return {
+        "LoG": LogSpotSegmenter(LogSpotSegmenter.Options(spot_size_m=size_m)),
+        "wavelet": WaveletSpotSegmenter(WaveletSpotSegmenter.Options(spot_size_m=size_m)),
+        "objects": ThresholdWatershedSegmenter(
+            ThresholdWatershedSegmenter.Options(object_size_m=20 * PIXEL_M)
+        ),
+    }
+
+
+def spot_f1(found: Segmentation, places: Image, tolerance: float = 2.0) -> float:
+    count = int(found.labels.max())
+    if count == 0:
+        return 0.0
+    centers = np.array(ndimage.center_of_mass(found.probability, found.labels, np.arange(1, count + 1)))
+    distance = np.linalg.norm(centers[:, None] - places[None], axis=2)
+    rows, columns = optimize.linear_sum_assignment(np.minimum(distance, 2 * tolerance))
+    return float(2 * np.count_nonzero(distance[rows, columns] <= tolerance) / (count + len(places)))
+
+
+def spot_figures(seed: int) -> dict[str, float]:
+    figures = {}
+    rng = np.random.default_rng(seed)
+    images = {peak: spot_image(rng, peak, 0.5) for peak in (20, 8, 4, 2)}
+    frames = {peak: as_frame(rng.poisson(image)) for peak, (image, _) in images.items()}
+    for name, segmenter in list(segmenters().items())[:2]:
+        for peak, frame in frames.items():
+            places = images[peak][1]
+            denoised = AdaptiveKalmanDenoiser().step(frame)
+            figures[f"{name}, peak {peak}: F1"] = spot_f1(segmenter.step(frame, None), places)
+            figures[f"{name}, peak {peak}, denoised: F1"] = spot_f1(segmenter.step(frame, denoised), places)
+        for level in (0.05, 1.0, 1000.0):
+            noise = as_frame(rng.poisson(level, (256, 256)))
+            found = segmenter.step(noise, None)
+            figures[f"{name}, noise of {level:g} photons: false spots"] = float(found.labels.max())
+    return figures
+
+
+def average_precision(labels: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Return true / (true + false + missed) objects at an overlap (IoU) above one half."""
+    numbers, dense = np.unique(truth, return_inverse=True)
+    counts = np.zeros((int(labels.max()) + 1, len(numbers)))
+    np.add.at(counts, (labels.ravel(), dense.ravel()), 1)
+    union = counts.sum(1)[:, None] + counts.sum(0)[None] - counts
+    hits = int(np.count_nonzero((counts / np.maximum(union, 1))[1:, 1:] > 0.5))
+    return hits / (int(labels.max()) + len(numbers) - 1 - hits)
+
+
+def nuclei_figures(image: Image, truth: NDArray[Any], seed: int) -> dict[str, float]:
+    rng = np.random.default_rng(seed)
+    # The pixel size of the image is not known; half a micrometre makes its nuclei 10 µm wide.
+    segmenter = ThresholdWatershedSegmenter()
+    figures = {"as it is: AP": average_precision(_labels(segmenter, image), truth)}
+    for peak in (9.0, 3.0, 0.9):
+        photons = rng.poisson(image * peak / np.percentile(image, 99))
+        figures[f"{peak:g} photons: AP"] = average_precision(_labels(segmenter, photons), truth)
+    return figures
+
+
+def _labels(segmenter: Segmenter, image: NDArray[Any]) -> NDArray[np.int32]:
+    return segmenter.step(as_frame(image, pixel_size_m=0.5e-6), None).labels
+
+
+def print_medians(title: str, figures: list[dict[str, float]]) -> None:
+    print(f"\n{title}")
+    for name in figures[0]:
+        print(f"  {name:<58} {np.median([one[name] for one in figures]):8.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nuclei", nargs=2, type=Path, metavar=("IMAGE", "LABELS"))
+    parser.add_argument("--seeds", type=int, default=3)
+    arguments = parser.parse_args()
+    seeds = range(arguments.seeds)
+    print_medians("Calcium movie", [movie_figures(seed) for seed in seeds])
+    print_medians("First frame", [first_frame_figures(seed) for seed in seeds])
+    print_medians("Spots (sigma 1.3 pixels on 0.5 photons)", [spot_figures(seed) for seed in seeds])
+    if arguments.nuclei:
+        image, truth = (tifffile.imread(path) for path in arguments.nuclei)
+        print_medians("Nuclei", [nuclei_figures(image.astype(float), truth, seed) for seed in seeds])
+    print_medians("Cost of a 512x512 frame", [cost_figures(0)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""Choosers of STED settings: always the same ones, or those that Thompson sampling learns.
+
+:class:`Utility` says what is wanted of a visit, :func:`make_chooser` makes the chooser that the options
+ask for and refuses what lies outside the safety limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from controller.core.errors import ConfigurationError
+from controller.core.limits import SafetyLimits
+from controller.core.settings import NonNegative, Positive, Settings
+from controller.core.spaces import Parameter, ParameterSpace
+from policies.gaussian_process import Array
+from policies.objectives import Measured
+from policies.requests import Reach, ScanStep
+from policies.thompson_sampling import SamplerOptions, ThompsonSampler
+from policies.visits import Choice, Chooser, VisitOptions
+
+#: What the sampler learns, each with its own Gaussian process. Counts are learned as log(1 + x).
+OBJECTIVES = ("detail_log", "bleached_fraction", "signal_log")
+
+
+class Utility(Settings):
+    """How much each objective counts. It is applied to what was learned, so it may change at any time.
+
+    ``w_detail * log(1 + detail_snr) + w_signal * log(1 + signal_photons) - w_bleaching *
+    bleached_fraction - w_dose * dose / dose_ref - w_duration * duration / duration_ref``
+
+    Attributes
+    ----------
+    w_detail, w_signal, w_bleaching, w_dose, w_duration
+        Weights, pure numbers. With the defaults the loss of a third of the fluorescence costs as much
+        as 2.7 times the detail is worth.
+    dose_ref_j_per_m2, duration_ref_s
+        Dose (J/m2) and duration (s) of one STED scan that cost one weight.
+    """
+
+    w_detail: NonNegative = 1.0
+    w_signal: NonNegative = 0.0
+    w_bleaching: NonNegative = 3.0
+    w_dose: NonNegative = 0.1
+    w_duration: NonNegative = 0.0
+    dose_ref_j_per_m2: Positive = 1e10
+    duration_ref_s: Positive = 1.0
+
+    def of(self, objectives: Mapping[str, Array], dose_j_per_m2: Array, duration_s: Array) -> Array:
+        """Return the utility of objectives (see ``OBJECTIVES``) at the cost of dose and time."""
+        gain = self.w_detail * objectives["detail_log"] + self.w_signal * objectives["signal_log"]
+        loss = self.w_bleaching * objectives["bleached_fraction"]
+        loss = loss + self.w_dose * dose_j_per_m2 / self.dose_ref_j_per_m2
+        return np.asarray(gain - loss - self.w_duration * duration_s / self.duration_ref_s)
+
+
+class ThompsonSettings(SamplerOptions):
+    """Settings learned by Thompson sampling.
+
+    Attributes
+    ----------
+    parameters
+        What is tuned, with bounds in SI units; they must lie inside the safety limits.
+    utility
+        How much each objective counts.
+    """
+
+    method: Literal["thompson"] = "thompson"
+    parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)] = (
+        Parameter(name="dwell_s", low=5e-6, high=50e-6, scale="log"),
+        Parameter(name="excitation_w", low=2e-6, high=20e-6, scale="log"),
+        Parameter(name="sted_w", low=0.0, high=0.2),
+    )
+    utility: Utility = Utility()
+
+    @model_validator(mode="after")
+    def _parameters_are_distinct(self) -> Self:
+        ParameterSpace(self.parameters)
+        return self
+
+
+class FixedSettings(Settings):
+    """The same settings at each visit: those of the visit's own STED scan."""
+
+    method: Literal["fixed"] = "fixed"
+
+
+class FixedChooser:
+    """Always the settings of the visit's STED scan."""
+
+    def __init__(self, sted: ScanStep) -> None:
+        self._values = {"dwell_s": sted.dwell_s, "excitation_w": sted.excitation_w, "sted_w": sted.sted_w}
+
+    def worst(self) -> Mapping[str, float]:
+        return self._values
+
+    def choose(
+        self, dose_max_j_per_m2: float, refused: Sequence[Choice], confocal_photons: float | None
+    ) -> Choice | None:
+        del dose_max_j_per_m2, confocal_photons  # there is nothing else to offer the guard
+        return None if refused else Choice(self._values, "fixed settings")
+
+    def learn(self, choice: Choice, measured: Measured) -> None:
+        """Nothing: the settings are fixed."""
+
+    def summary(self) -> str:
+        return ""
+
+
+class ThompsonChooser:
+    """Settings by Thompson sampling, from those the safety limits allow.
+
+    Regions differ in brightness far more than good settings differ from bad ones, and detail and
+    signal grow in proportion to it. So both are learned for a region as bright as the first one was:
+    divided by the confocal signal of their own region, times that of the first.
+    """
+
+    def __init__(
+        self, options: ThompsonSettings, visit: VisitOptions, margin: float, rng: np.random.Generator
+    ) -> None:
+        self._options, self._visit, self._margin = options, visit, margin
+        self._space = ParameterSpace(options.parameters)
+        self._sampler = ThompsonSampler(len(self._space), OBJECTIVES, rng, options)
+        self._reference_photons: float | None = None
+
+    def worst(self) -> Mapping[str, float]:
+        return _costliest(self._options.parameters)
+
+    def choose(
+        self, dose_max_j_per_m2: float, refused: Sequence[Choice], confocal_photons: float | None
+    ) -> Choice | None:
+        def allowed(points: Array) -> NDArray[np.bool_]:
+            mask = np.asarray(self._costs(points)[0] * self._margin <= dose_max_j_per_m2)
+            for choice in refused:
+                if choice.point is not None:
+                    mask &= ~self._asks_as_much(points, choice.point)
+            return mask
+
+        point = self._sampler.ask(self._utility, allowed)
+        if point is None:
+            return None
+        trials = len(self._sampler.points)
+        values = self._space.from_unit(point)
+        if trials < self._options.initial_trials:
+            return Choice(values, "settings to explore the range", point)
+        expected = self._expected(point, confocal_photons)
+        detail, bleaching = expected["expected_detail_snr"], 100 * expected["expected_bleached_fraction"]
+        why = f"expected detail {detail:.2g}, bleaching {bleaching:.0f} % after {trials} trials"
+        return Choice(values, why, point, expected)
+
+    def learn(self, choice: Choice, measured: Measured) -> None:
+        if choice.point is None:
+            return
+        values: dict[str, float] = {}
+        if self._reference_photons is None and (measured.confocal_photons or 0.0) > 0:
+            self._reference_photons = measured.confocal_photons
+        scale = self._relative_brightness(measured.confocal_photons)
+        if measured.detail_snr is not None:
+            values["detail_log"] = float(np.log1p(max(measured.detail_snr / scale, -0.5)))
+        if measured.signal_photons is not None:
+            values["signal_log"] = float(np.log1p(max(measured.signal_photons / scale, 0.0)))
+        # A ratio of two nearly empty images is no measurement; half of everything is the line.
+        if measured.bleached_fraction is not None and (measured.bleached_std or 0.0) < 0.5:
+            values["bleached_fraction"] = measured.bleached_fraction
+        if values:
+            self._sampler.tell(choice.point, values)
+
+    def best(self) -> Mapping[str, float] | None:
+        """Return the tried settings of highest expected utility; None before the first trial."""
+        point = self._sampler.best(self._utility)
+        return None if point is None else self._space.from_unit(point)
+
+    def summary(self) -> str:
+        best = self.best()
+        if best is None:
+            return ""
+        return "best settings so far: " + ", ".join(f"{name}={value:.3g}" for name, value in best.items())
+
+    def _expected(self, point: Array, confocal_photons: float | None) -> dict[str, float]:
+        """Return what a visit to a region of this confocal signal is expected to show."""
+        objectives = self._sampler.predict(point[None, :])
+        utility = self._utility(objectives, point[None, :])
+        scale = self._relative_brightness(confocal_photons)
+
+        def counts(name: str) -> float:
+            # Bounded, because an extrapolated logarithm may be that of infinity.
+            return scale * max(0.0, float(np.expm1(min(float(objectives[name][0]), 50.0))))
+
+        return {
+            "expected_detail_snr": counts("detail_log"),
+            "expected_bleached_fraction": float(objectives["bleached_fraction"][0]),
+            "expected_signal_photons": counts("signal_log"),
+            "expected_utility": float(utility[0]),
+        }
+
+    def _relative_brightness(self, confocal_photons: float | None) -> float:
+        """Return how many times brighter than the first a region is; 1 where that is not known."""
+        if confocal_photons is None or self._reference_photons is None:
+            return 1.0
+        # Bounded, because the brightness of a nearly dark region is mostly noise.
+        return float(np.clip(confocal_photons / self._reference_photons, 0.1, 10.0))
+
+    def _asks_as_much(self, points: Array, refused: Array) -> NDArray[np.bool_]:
+        """Tell which points ask for about as much as a refused one, or more, of everything.
+
+        What a guard refuses for power, dose or count rate it refuses for more of it, too.
+        """
+        sign = np.array([-1.0 if p.name == "pixel_size_m" else 1.0 for p in self._options.parameters])
+        return np.asarray(((points - refused) * sign >= -0.1).all(axis=1))
+
+    def _utility(self, objectives: Mapping[str, Array], points: Array) -> Array:
+        return self._options.utility.of(objectives, *self._costs(points))
+
+    def _costs(self, points: Array) -> tuple[Array, Array]:
+        """Return dose in J/m2 and duration in s of a STED scan at each of ``points``."""
+        sted = self._visit.sted
+        values: dict[str, Array | float] = {
+            "dwell_s": sted.dwell_s, "excitation_w": sted.excitation_w, "sted_w": sted.sted_w,
+            "pixel_size_m": sted.pixel_size_m,
+        }  # fmt: skip
+        for p, unit in zip(self._options.parameters, points.T, strict=True):
+            log = p.scale == "log"
+            values[p.name] = p.low * (p.high / p.low) ** unit if log else p.low + unit * (p.high - p.low)
+        pixel_time_s = np.asarray(values["dwell_s"]) * sted.line_averages
+        per_area = pixel_time_s / np.asarray(values["pixel_size_m"]) ** 2
+        dose = (np.asarray(values["excitation_w"]) + np.asarray(values["sted_w"])) * per_area
+        count = len(points)
+        return np.broadcast_to(dose, count), np.broadcast_to(per_area * self._visit.size_m**2, count)
+
+
+def make_chooser(
+    options: ThompsonSettings | FixedSettings, visit: VisitOptions, reach: Reach, rng: np.random.Generator
+) -> Chooser:
+    """Return the chooser that ``options`` ask for; scans outside the limits are a ConfigurationError."""
+    square = visit.square(reach.limits.stage_box.center_yx_m)
+    problems = reach.problems(visit.confocal.at(square), "visit.confocal")
+    if isinstance(options, FixedSettings):
+        problems += reach.problems(visit.sted.at(square), "visit.sted")
+    else:
+        ranges = _problems_of_ranges(options.parameters, reach.limits)
+        problems += ranges or _problems_of_extremes(options.parameters, visit, reach)
+    if problems:
+        raise ConfigurationError(*problems)
+    if isinstance(options, FixedSettings):
+        return FixedChooser(visit.sted)
+    return ThompsonChooser(options, visit, reach.limits.dose_margin, rng)
+
+
+def _problems_of_ranges(parameters: Sequence[Parameter], limits: SafetyLimits) -> list[str]:
+    """Return one sentence for each parameter whose range leaves the safety limits."""
+    pixel_size = (limits.pixel_size_min_m, limits.pixel_size_max_m)
+    allowed = {
+        "dwell_s": (limits.dwell_min_s, limits.dwell_max_s, "s", "dwell_min_s, dwell_max_s"),
+        "excitation_w": (0.0, limits.excitation_max_w, "W", "excitation_max_w"),
+        "sted_w": (0.0, limits.sted_max_w, "W", "sted_max_w"),
+        "pixel_size_m": (*pixel_size, "m", "pixel_size_min_m, pixel_size_max_m"),
+    }
+    return [
+        f"policy.options.settings.parameters: {p.name} from {p.low:g} to {p.high:g} {unit} is asked, "
+        f"allowed is {low:g} to {high:g} {unit} ({keys} in the safety limits)"
+        for p, (low, high, unit, keys) in ((p, allowed[p.name]) for p in parameters)
+        if not low <= p.low <= p.high <= high
+    ]
+
+
+def _problems_of_extremes(parameters: Sequence[Parameter], visit: VisitOptions, reach: Reach) -> list[str]:
+    """Return what is wrong with the STED scans at both ends of what may be chosen.
+
+    The dose is judged at the gentlest end only: the chooser itself keeps to the dose.
+    """
+    square = visit.square(reach.limits.stage_box.center_yx_m)
+    costliest = visit.sted.replace(**_costliest(parameters)).at(square)
+    gentlest = visit.sted.replace(**_gentlest(parameters)).at(square)
+    key = "settings.parameters, all at their"
+    problems = [
+        f"policy.options.{key} costliest: {p}"
+        for p in reach.limits.violations(costliest, "the safety limits")
+    ]
+    return problems + reach.problems(gentlest, f"{key} gentlest")
+
+
+# Finer pixels are more pixels for the same square: the costly end of that axis is the low one.
+def _costliest(parameters: Sequence[Parameter]) -> dict[str, float]:
+    return {p.name: p.low if p.name == "pixel_size_m" else p.high for p in parameters}
+
+
+def _gentlest(parameters: Sequence[Parameter]) -> dict[str, float]:
+    return {p.name: p.high if p.name == "pixel_size_m" else p.low for p in parameters}

@@ -1,0 +1,157 @@
+"""Asking for a scan: what it is, whether it can be had, and which frame answers it.
+
+:class:`ScanStep` is a scan without its place, :class:`Reach` what may be asked for, and :class:`Inbox`
+matches frames with requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Self
+
+from pydantic import Field
+
+from controller.core.decision import Acquire, Budget, Decision, Observation
+from controller.core.errors import ConfigurationError
+from controller.core.frame import Frame
+from controller.core.limits import SafetyLimits
+from controller.core.protocols import Capabilities, Resources
+from controller.core.settings import Modality, NonNegative, Positive, Region, ScanSettings, Settings
+from policies.places import overlap_m2, whole_pixels
+
+
+class ScanStep(Settings):
+    """A scan without its place, or with a place of its own.
+
+    Attributes
+    ----------
+    modality
+        Kind of scan.
+    pixel_size_m
+        Sampling step in metres.
+    dwell_s
+        Time the beam rests on a pixel in one pass, in seconds.
+    excitation_w, sted_w
+        Mean powers at the sample in watts.
+    line_averages
+        How often each line is scanned.
+    region
+        Where, in sample coordinates; without it the policy chooses the place.
+    """
+
+    modality: Modality = "confocal"
+    pixel_size_m: Positive = 100e-9
+    dwell_s: Positive = 10e-6
+    excitation_w: NonNegative = 10e-6
+    sted_w: NonNegative = 0.0
+    line_averages: Annotated[int, Field(ge=1)] = 1
+    region: Region | None = None
+
+    def at(self, region: Region) -> ScanSettings:
+        """Return the whole scan, at its own region if it has one, else at ``region``."""
+        place = whole_pixels(region, self.pixel_size_m) if self.region is None else self.region
+        return ScanSettings.model_validate({**dict(self), "region": place})
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """What may be asked for: the safety limits, and what the microscope can do."""
+
+    limits: SafetyLimits
+    capabilities: Capabilities
+
+    @classmethod
+    def of(cls, resources: Resources) -> Self:
+        """Return the reach that a policy was given."""
+        if resources.capabilities is None:
+            raise ConfigurationError(
+                "a policy needs the capabilities of its microscope; make it after the microscope"
+            )
+        return cls(resources.limits, resources.capabilities)
+
+    def field_of_view(self) -> Region:
+        """Return what can be scanned about the centre of the stage box without moving the stage."""
+        box = self.limits.stage_box
+        (box_y, box_x), (fov_y, fov_x) = box.size_yx_m, self.capabilities.fov_size_yx_m
+        return Region(center_yx_m=box.center_yx_m, size_yx_m=(min(box_y, fov_y), min(box_x, fov_x)))
+
+    def problems(self, settings: ScanSettings, key: str) -> list[str]:
+        """Return one sentence, beginning with the option's ``key``, for each thing that cannot be."""
+        found = self.limits.violations(settings, "the safety limits")
+        if settings.modality not in self.capabilities.modalities:
+            known = ", ".join(self.capabilities.modalities)
+            found.append(f"modality {settings.modality!r} is not one of {known} ({self.capabilities.name})")
+        dose, dose_max = self.worst_dose_j_per_m2(settings), self.limits.pixel_dose_max_j_per_m2
+        if not dose <= dose_max:
+            found.append(f"dose {dose:.3g} J/m2 is above pixel_dose_max_j_per_m2={dose_max:.3g} J/m2")
+        return [f"policy.options.{key}: {problem}" for problem in found]
+
+    def worst_dose_j_per_m2(self, settings: ScanSettings) -> float:
+        """Return the dose that the guard reserves for a scan, its margin included."""
+        return settings.dose_j_per_m2 * self.limits.dose_margin
+
+    def shortage(self, scans: Sequence[ScanSettings], budget: Budget) -> str | None:
+        """Return what is short, as half a sentence, if ``scans`` at their worst do not fit the budget."""
+        energy_j = sum(scan.energy_j for scan in scans) * self.limits.dose_margin
+        duration_s = sum(scan.duration_s for scan in scans)
+        for what, need, left, unit in (
+            ("energy", energy_j, budget.energy_j, " J"),
+            ("time", duration_s, budget.duration_s, " s"),
+            ("cycles", float(len(scans)), budget.cycles, ""),
+        ):
+            if not need <= left:
+                return f"up to {need:.3g}{unit} of {what} needed, {left:.3g}{unit} left"
+        return None
+
+    def dose_left_j_per_m2(self, region: Region, given: Sequence[ScanSettings]) -> float:
+        """Return what the point of ``region`` that had the most of the ``given`` light may still receive."""
+        cell = self.limits.dose_cell_m  # the guard counts by cells, so neighbours count too
+        height, width = region.size_yx_m
+        grown = Region(center_yx_m=region.center_yx_m, size_yx_m=(height + 2 * cell, width + 2 * cell))
+        doses = (self.worst_dose_j_per_m2(s) for s in given if overlap_m2(s.region, grown) > 0)
+        return self.limits.pixel_dose_max_j_per_m2 - sum(doses)
+
+
+class Inbox:
+    """Matches each observation with the request before it.
+
+    An observation shows the newest frame, which may be an old one: after a question, a refusal or
+    a failed acquisition nothing new came. A microscope that failed counts as a refusal, too, but its
+    light may have fallen on the sample; the dose in the observation tells.
+    """
+
+    def __init__(self) -> None:
+        self._asked: ScanSettings | None = None
+        self._newest = -1
+        self._scans_paid = 0
+        self.given: list[ScanSettings] = []
+        self.refused_in_a_row = 0
+
+    @property
+    def waiting(self) -> bool:
+        """Tell whether the last decision asked for a frame that has not been taken yet."""
+        return self._asked is not None
+
+    def expect(self, decision: Decision) -> Decision:
+        """Note whether ``decision`` asks for a frame, and return it."""
+        self._asked = decision.settings if isinstance(decision, Acquire) else None
+        return decision
+
+    def take(self, observation: Observation) -> Frame | None:
+        """Return the frame that answers the last request, or None if none came."""
+        asked, self._asked = self._asked, None
+        is_paid, self._scans_paid = observation.dose.frames > self._scans_paid, observation.dose.frames
+        if asked is None:
+            return None
+        if is_paid or observation.refused is None:
+            self.given.append(asked)
+        if observation.refused is not None:
+            self.refused_in_a_row += 1
+            return None
+        frame = observation.frame
+        if frame is None or frame.index <= self._newest:
+            return None
+        self._newest = frame.index
+        self.refused_in_a_row = 0
+        return frame

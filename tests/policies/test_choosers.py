@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from controller.testing import LIMITS, resources
+from policies.bandit import ThompsonPolicy
+from policies.choosers import OBJECTIVES, ThompsonChooser, ThompsonSettings, Utility, make_chooser
+from policies.objectives import Measured
+from policies.requests import Reach
+from policies.visits import VisitOptions
+
+
+def test_the_utility_is_the_weighted_sum_that_its_docstring_says() -> None:
+    weights = Utility(w_detail=2.0, w_signal=0.5, w_bleaching=3.0, w_dose=0.25, w_duration=4.0)
+    objectives = {n: np.array([v]) for n, v in zip(OBJECTIVES, (1.0, 0.2, 2.0), strict=True)}
+    value = weights.of(objectives, np.array([2e10]), np.array([0.5]))
+    assert value[0] == pytest.approx(2 * 1 + 0.5 * 2 - 3 * 0.2 - 0.25 * 2 - 4 * 0.5)
+
+
+def chooser(options: ThompsonSettings | None = None) -> ThompsonChooser:
+    made = make_chooser(
+        options or ThompsonSettings(candidates=50),
+        VisitOptions(),
+        Reach.of(resources()),
+        np.random.default_rng(0),
+    )
+    assert isinstance(made, ThompsonChooser)
+    return made
+
+
+def test_what_was_not_measured_is_not_learned() -> None:
+    learner = chooser()
+    for measured in (Measured(), Measured(detail_snr=1.0), Measured(bleached_fraction=0.1, bleached_std=9.0)):
+        choice = learner.choose(np.inf, [], None)
+        assert choice is not None
+        learner.learn(choice, measured)
+    best = learner.best()
+    assert best is not None
+    assert set(best) == {"dwell_s", "excitation_w", "sted_w"}
+
+
+def test_the_expected_figures_come_close_to_what_was_measured_again_and_again() -> None:
+    learner = chooser()
+    for _ in range(12):
+        choice = learner.choose(np.inf, [], None)
+        assert choice is not None
+        learner.learn(choice, Measured(3.0, 0.2, 0.01, 7.0))
+    last = learner.choose(np.inf, [], None)
+    assert last is not None
+    assert last.expected["expected_detail_snr"] == pytest.approx(3.0, rel=1e-3)
+    assert last.expected["expected_bleached_fraction"] == pytest.approx(0.2, rel=1e-3)
+    assert last.expected["expected_signal_photons"] == pytest.approx(7.0, rel=1e-3)
+
+
+def test_a_brighter_region_is_not_taken_for_better_settings() -> None:
+    learner = chooser()
+    for brightness in (5.0, 10.0, 20.0, 2.5) * 3:
+        choice = learner.choose(np.inf, [], brightness)
+        assert choice is not None
+        learner.learn(choice, Measured(0.6 * brightness, 0.2, 0.01, brightness / 2, brightness))
+    for brightness in (5.0, 20.0):
+        next_one = learner.choose(np.inf, [], brightness)
+        assert next_one is not None
+        assert next_one.expected["expected_detail_snr"] == pytest.approx(0.6 * brightness, rel=1e-3)
+        assert next_one.expected["expected_signal_photons"] == pytest.approx(brightness / 2, rel=1e-3)
+
+
+def test_finer_pixels_may_be_tuned_too_and_cost_the_most_at_the_fine_end() -> None:
+    parameters = [{"name": "pixel_size_m", "low": 20e-9, "high": 60e-9}]
+    options = ThompsonPolicy.Options.model_validate({"settings": {"parameters": tuple(parameters)}})
+    learner = chooser(options.settings)
+    assert learner.worst() == {"pixel_size_m": 20e-9}
+    policy = ThompsonPolicy.from_options(options, resources())
+    assert policy is not None
+    assert not LIMITS.violations(VisitOptions().confocal.at(VisitOptions().square((0.0, 0.0))), "test")

@@ -1,0 +1,234 @@
+"""The command as a person and a script use it: what it says, and the code it ends with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from controller.cli import app
+from controller.config import shipped_hardware
+from controller.labels.store import LabelStore
+from controller.recording.reader import SessionReader
+
+SMALL = """schema = "stedfast-experiment/1"
+name = "small"
+hardware = "sim_sted.toml"
+[budget]
+cycles = {cycles}
+[policy]
+name = "regions"
+[policy.options]
+fields_max = 1
+visits_max = 2
+"""
+
+
+def stedfast(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short session on the simulated microscope, with its report."""
+    folder = tmp_path_factory.mktemp("recorded")
+    (folder / "experiment.toml").write_text(SMALL.format(cycles=12))
+    code, out, err = stedfast("run", folder, "-o", folder / "session")
+    assert code == 0, err
+    assert "completed" in out
+    return folder / "session"
+
+
+def test_new_makes_an_experiment_that_checks_and_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "my experiment"
+    code, out, _ = stedfast("new", folder)
+    assert code == 0
+    assert "stedfast run" in out
+    code, out, err = stedfast("check", folder)
+    assert code == 0, err
+    assert "first decision of 'regions': overview 1 of 4" in out
+    code, _, err = stedfast("new", folder)
+    assert code == 2
+    assert "exists already" in err
+    code, out, _ = stedfast("run", folder, "--dry", "--json", "--policy", "fixed")
+    assert (code, json.loads(out)["policy"]) == (0, "fixed")
+    assert sorted(path.name for path in folder.iterdir()) == ["experiment.toml", "sim_sted.toml"], "no files"
+
+
+def test_check_names_every_problem_and_ends_with_2(tmp_path: Path) -> None:
+    text = shipped_hardware("sim_sted.toml").read_text()
+    path = tmp_path / "scope.toml"
+    path.write_text(text.replace("sted_max_w = 0.25", "sted_max_w = -1").replace("dwell_max_s", "dwel_max_s"))
+    code, out, err = stedfast("check", path)
+    assert code == 2
+    assert out == ""
+    assert len(err.splitlines()) == 3
+    code, out, _ = stedfast("check", path, "--json")
+    told = json.loads(out)
+    assert (code, told["status"], len(told["problems"])) == (2, "bad configuration", 3)
+
+
+def test_check_names_the_place_of_what_only_a_plugin_can_know(tmp_path: Path) -> None:
+    (tmp_path / "experiment.toml").write_text(
+        'schema = "stedfast-experiment/1"\nname = "x"\nhardware = "sim_sted.toml"\n'
+        '[policy]\nname = "regions"\n[policy.options.overview]\nmodality = "overview"\ndwell_s = 1.0\n'
+    )
+    code, _, err = stedfast("check", tmp_path)
+    assert code == 2
+    assert f"{tmp_path / 'experiment.toml'}:6: policy.options.overview: " in err
+    assert "dwell" in err
+
+
+def test_run_records_and_reports(recorded: Path) -> None:
+    reader = SessionReader(recorded)
+    assert reader.status == "completed"
+    page = (recorded / "report.html").read_text()
+    assert "<html" in page
+    assert reader.start.run_id in page
+
+
+def test_the_same_seed_is_the_same_run_and_another_seed_is_not(recorded: Path, tmp_path: Path) -> None:
+    experiment = recorded.parent
+    for name, seed in {"same": 0, "other": 5}.items():
+        code, out, _ = stedfast(
+            "run", experiment, "--seed", seed, "-o", tmp_path / name, "--json", "--no-report"
+        )
+        assert code == 0
+        assert json.loads(out)["status"] == "completed"
+    frames = {
+        name: [frame.blake2b for frame in SessionReader(folder).frames.values()]
+        for name, folder in {
+            "first": recorded,
+            "same": tmp_path / "same",
+            "other": tmp_path / "other",
+        }.items()
+    }
+    assert frames["first"] == frames["same"]
+    assert frames["first"] != frames["other"]
+
+
+def test_replay_says_that_the_decisions_are_identical(recorded: Path, tmp_path: Path) -> None:
+    code, out, err = stedfast("replay", recorded, "-o", tmp_path / "replayed")
+    assert code == 0, err
+    assert "decisions: identical" in out
+    code, out, _ = stedfast("replay", recorded, "-o", tmp_path / "again", "--json")
+    assert json.loads(out)["identical"] is True
+
+
+def test_report_and_export_of_a_session(recorded: Path, tmp_path: Path) -> None:
+    code, _, _ = stedfast("report", recorded, "-o", tmp_path / "page.html")
+    assert code == 0
+    assert (tmp_path / "page.html").exists()
+    code, _, _ = stedfast("export", recorded, tmp_path / "exported")
+    assert code == 0
+    assert list((tmp_path / "exported").glob("*.csv"))
+    assert list((tmp_path / "exported").rglob("*.ome.tif*"))
+
+
+def test_questions_are_answered_in_the_terminal(recorded: Path) -> None:
+    store = LabelStore(recorded)
+    waiting = len(store.unanswered())
+    assert waiting >= 1
+    result = CliRunner().invoke(app, ["label", str(recorded), "--annotator", "tester"], input="9\n1\nq\n")
+    assert result.exit_code == 0, result.output
+    answer = store.answers()[-1]
+    assert answer.annotator == "tester"
+    assert answer.answer in store.questions()[0].question.choices
+    assert len(store.unanswered()) == waiting - 1
+    code, _, _ = stedfast("report", recorded)
+    assert code == 0
+    assert str(answer.answer) in (recorded / "report.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["resume", "replay", "report", "label"])
+def test_a_folder_that_is_no_session_ends_with_2_and_a_sentence(command: str, tmp_path: Path) -> None:
+    code, _, err = stedfast(command, tmp_path)
+    assert code == 2
+    assert str(tmp_path) in err
+    assert "Traceback" not in err
+
+
+def test_a_completed_session_is_not_resumed(recorded: Path) -> None:
+    code, _, err = stedfast("resume", recorded)
+    assert code == 2
+    assert "complete" in err
+
+
+def _start(folder: Path) -> subprocess.Popen[str]:
+    (folder / "experiment.toml").write_text(
+        'schema = "stedfast-experiment/1"\nname = "long"\nhardware = "hardware.toml"\n'
+        '[policy]\nname = "fixed"\n[policy.options]\nrepeats = 100000\n'
+    )
+    text = shipped_hardware("sim_sted.toml").read_text()
+    limits = text.partition("[limits]")[2]
+    (folder / "hardware.toml").write_text(
+        'schema = "stedfast-hardware/1"\nname = "fake"\n[microscope]\n'
+        'driver = "controller.testing:FakeMicroscope"\noptions = { frame_s = 0.02 }\n[limits]' + limits
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "controller",
+        "run",
+        str(folder),
+        "-o",
+        str(folder / "session"),
+        "--json",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    journal = folder / "session" / "journal.jsonl"
+    deadline = time.monotonic() + 60
+    while not journal.exists() or journal.read_text().count('"cycle"') < 3:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_ends_the_session_in_order_with_130(tmp_path: Path, number: signal.Signals) -> None:
+    process = _start(tmp_path)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    told = json.loads(out)
+    assert (process.returncode, told["status"]) == (130, "interrupted"), err
+    reader = SessionReader(tmp_path / "session")
+    assert reader.status == "interrupted"
+    assert len(reader.frames) == len(reader.cycles) == told["frames"]
+    assert reader.problems() == []
+    assert (tmp_path / "session" / "report.html").exists()
+
+
+def test_a_run_on_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    try:
+        code, _, err = stedfast("run", tmp_path, "-o", tmp_path / "session")
+        assert (code, "already holds a session" in err) == (2, True)
+        code, _, err = stedfast("resume", tmp_path / "session")
+        assert (code, "running in another process" in err) == (2, True)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+
+
+def test_python_m_controller_is_the_same_command() -> None:
+    environment = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-m", "controller", "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    for command in ("new", "check", "run", "resume", "replay", "report", "export", "label"):
+        assert f" {command} " in done.stdout
