@@ -124,7 +124,9 @@ def replayed_session(recorded: Path, folder: Path, *, hooks: Hooks | None = None
     frame_of = {frame.reservation: frame.index for frame in reader.frames.values()}
     failed = {cycle.index for cycle in reader.cycles if cycle.frame_index is None}
     # Light that was lost in a crash belongs to no cycle, and there is nothing of it to show.
-    scans = [b for b in reader.reservations if b.number in frame_of or b.cycle in failed]
+    lost = {booking.number for booking in reader.unsettled() if booking.cycle not in failed}
+    dark = {number for number, lit in reader.settled.items() if lit is None}
+    scans = [b for b in reader.reservations if b.number not in lost | dark]
 
     def load(scan: int) -> Frame | None:
         index = frame_of.get(scans[scan].number)

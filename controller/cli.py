@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from controller.assemble import Hooks
+    from controller.recording.documents import StartDocument
     from controller.session import Outcome, Session
 
 EXIT_FAILURE, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 1, 2, 130
@@ -123,8 +124,7 @@ def resume(folder: SessionArgument, report: bool = True, as_json: JsonOption = F
         from controller.assemble import resumed_session
         from controller.recording.reader import SessionReader
 
-        limits = SessionReader(folder).start.hardware["limits"]
-        energy_j = float(limits["session_energy_max_j"])
+        energy_j = _energy_budget_j(SessionReader(folder).start)
         _drive(lambda hooks: resumed_session(folder, hooks=hooks), folder, energy_j, report, as_json)
 
 
@@ -138,7 +138,7 @@ def replay(
         from controller.recording.reader import SessionReader
 
         recorded = SessionReader(folder)
-        energy_j = float(recorded.start.hardware["limits"]["session_energy_max_j"])
+        energy_j = _energy_budget_j(recorded.start)
         target = output or _fresh_folder(f"replay of {folder.name}")
         outcome = _play(lambda hooks: replayed_session(folder, target, hooks=hooks), energy_j, as_json)
         ours = [cycle.decision for cycle in SessionReader(target).cycles]
@@ -316,6 +316,11 @@ def _tell_outcome(outcome: Outcome, folder: Path, report: Path | None, as_json: 
     typer.echo(f"session: {folder}")
     if report:
         typer.echo(f"report:  {report}")
+
+
+def _energy_budget_j(start: StartDocument) -> float:
+    limit_j = float(start.hardware["limits"]["session_energy_max_j"])
+    return min(limit_j, start.experiment["budget"]["session_energy_j"] or limit_j)
 
 
 def _write_report(folder: Path) -> Path | None:

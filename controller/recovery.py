@@ -78,6 +78,7 @@ class Recovery:
                 denoised=self._reader.denoised(document),
                 segmentation=self._reader.segmentation(document),
                 refused=document.refused,
+                failure=document.failure,
                 faults=document.faults,
                 dose=Dose(**document.dose.model_dump()),
             )
@@ -92,7 +93,11 @@ class Recovery:
         self._open.remove(booking)
         index = self._frame_of.get(booking.number)
         frame = None if index is None else self._reader.frame(index)
-        self._session.parts.microscope.restore(booking.settings if frame is None else frame.settings, frame)
+        lit = self._reader.settled.get(booking.number, booking.settings) if frame is None else frame.settings
+        if lit is None:
+            return None  # the driver refused before any light
+        settled = frame is not None or booking.number in self._reader.settled
+        self._session.parts.microscope.restore(lit, frame, settled=settled)
         if isinstance(self._microscope, RemembersLight):
             self._microscope.expose_again(booking.settings)
         return frame

@@ -73,10 +73,12 @@ class Session:
         self._stop_reason: str | None = None
         self._newest = Cycle(index=-1, decision=Stop(reason="nothing yet"), decided_by="nobody")
         self._refused: str | None = None
+        self._failure: str | None = None
         self._pending: Callable[[ScanSettings], Frame] | None = None
         self._cycles = self._questions = self._faults = 0
         self._refusals_in_a_row = self._failures_in_a_row = 0
         parts.microscope.before_light = self._book
+        parts.microscope.settled = writer.settle
 
     def stop_after_this_frame(self, reason: str) -> None:
         """Ask for an orderly end; callable from a signal handler or another thread."""
@@ -111,8 +113,8 @@ class Session:
                 self.wait(decision, observation.now_s)
             with _timed(timings, "acquire"):
                 frame, refused, failure = self._acquire(decision)
-            cycle = replace(cycle, frame=frame, refused=refused)
-            faults += failure
+            cycle = replace(cycle, frame=frame, refused=refused, failure=failure)
+            faults += [failure] if failure else []
             if frame is not None:
                 denoised, segmentation = self._understand(frame, timings, faults)
                 cycle = replace(cycle, denoised=denoised, segmentation=segmentation)
@@ -142,13 +144,14 @@ class Session:
             ),
             now_s=now_s,
             refused=self._refused,
+            failure=self._failure,
         )
 
     def remember(self, cycle: Cycle) -> None:
         """Take a finished cycle into account, a new one or one of an earlier part of the session."""
         self._cycles = cycle.index + 1
         self._faults += len(cycle.faults)
-        self._refused = cycle.refused
+        self._refused, self._failure = cycle.refused, cycle.failure
         self._refusals_in_a_row = self._refusals_in_a_row + 1 if cycle.refused else 0
         if cycle.frame is not None or isinstance(cycle.decision, Stop):
             self._newest = cycle
@@ -180,25 +183,25 @@ class Session:
             raise StageFailedError("; ".join([*faults, "no policy is left (policy.fallback)"]))
         return decision, stage.name, faults
 
-    def _acquire(self, decision: Acquire) -> tuple[Frame | None, str | None, list[str]]:
+    def _acquire(self, decision: Acquire) -> tuple[Frame | None, str | None, str | None]:
         """Return the frame, or why there is none: a refusal, or a failure that may be survived."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            return pending(decision.settings), None, []
+            return pending(decision.settings), None, None
         try:
             frame = self.parts.microscope.acquire(decision.settings)
         except (LimitExceededError, InvalidRequestError) as refusal:
-            return None, str(refusal), []
+            return None, str(refusal), None
         except LightNotOffError:
             raise
         except DeviceError as failure:
             self._failures_in_a_row += 1
             if self._failures_in_a_row > self.parts.failures_in_a_row_max:
                 raise
-            return None, f"the microscope failed: {failure}", [str(failure)]
+            return None, None, str(failure)
         self._failures_in_a_row = 0
         self.writer.append_frame(frame, self._cycles)
-        return frame, None, []
+        return frame, None, None
 
     def _understand(
         self, frame: Frame, timings: dict[str, float], faults: list[str]

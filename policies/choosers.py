@@ -218,18 +218,14 @@ class ThompsonChooser:
     def _costs(self, points: Array) -> tuple[Array, Array]:
         """Return dose in J/m2 and duration in s of a STED scan at each of ``points``."""
         sted = self._visit.sted
-        values: dict[str, Array | float] = {
-            "dwell_s": sted.dwell_s, "excitation_w": sted.excitation_w, "sted_w": sted.sted_w,
-            "pixel_size_m": sted.pixel_size_m,
-        }  # fmt: skip
+        names = ("dwell_s", "excitation_w", "sted_w", "pixel_size_m")
+        values: dict[str, Array] = {name: np.full(len(points), getattr(sted, name)) for name in names}
         for p, unit in zip(self._options.parameters, points.T, strict=True):
             log = p.scale == "log"
             values[p.name] = p.low * (p.high / p.low) ** unit if log else p.low + unit * (p.high - p.low)
-        pixel_time_s = np.asarray(values["dwell_s"]) * sted.line_averages
-        per_area = pixel_time_s / np.asarray(values["pixel_size_m"]) ** 2
-        dose = (np.asarray(values["excitation_w"]) + np.asarray(values["sted_w"])) * per_area
-        count = len(points)
-        return np.broadcast_to(dose, count), np.broadcast_to(per_area * self._visit.size_m**2, count)
+        per_area = values["dwell_s"] * sted.line_averages / values["pixel_size_m"] ** 2
+        dose = (values["excitation_w"] + values["sted_w"]) * per_area
+        return dose, per_area * self._visit.size_m**2
 
 
 def make_chooser(

@@ -82,6 +82,9 @@ class Reach:
         if settings.modality not in self.capabilities.modalities:
             known = ", ".join(self.capabilities.modalities)
             found.append(f"modality {settings.modality!r} is not one of {known} ({self.capabilities.name})")
+        size, field = settings.region.size_yx_m, self.capabilities.fov_size_yx_m
+        if not all(side <= most * (1 + 1e-6) for side, most in zip(size, field, strict=True)):
+            found.append(f"region of {size} m is larger than the field of view, {field} m")
         dose, dose_max = self.worst_dose_j_per_m2(settings), self.limits.pixel_dose_max_j_per_m2
         if not dose <= dose_max:
             found.append(f"dose {dose:.3g} J/m2 is above pixel_dose_max_j_per_m2={dose_max:.3g} J/m2")

@@ -79,8 +79,9 @@ class Observation:
     """What a policy decides from. It holds no truth that a microscope would not tell.
 
     ``frame``, ``denoised`` and ``segmentation`` describe the newest frame, ``None`` before the
-    first one; a failed stage leaves ``None`` too. ``refused`` is the guard's message if the last
-    request was refused. ``now_s`` is the session's clock, 0 at its start.
+    first one; a failed stage leaves ``None`` too. ``refused`` is the message if the last decision was
+    refused: nothing was lit. ``failure`` is the message if the microscope failed at it: there is no
+    frame, and its light counts. ``now_s`` is the session's clock, 0 at its start.
     """
 
     frame: Frame | None
@@ -90,6 +91,7 @@ class Observation:
     budget: Budget
     now_s: float
     refused: str | None = None
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +105,7 @@ class Cycle:
     denoised: Denoised | None = None
     segmentation: Segmentation | None = None
     refused: str | None = None
+    failure: str | None = None
     faults: tuple[str, ...] = ()
     dose: Dose = Dose()
     timings_s: dict[str, float] = field(default_factory=dict)

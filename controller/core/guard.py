@@ -19,9 +19,11 @@ from controller.core.decision import Dose
 from controller.core.dose import DoseLedger, Reservation
 from controller.core.errors import (
     DeviceError,
+    EndOfRecordingError,
     InvalidRequestError,
     LightNotOffError,
     LimitExceededError,
+    ReplayDivergedError,
     StedfastError,
 )
 from controller.core.frame import Frame
@@ -30,6 +32,8 @@ from controller.core.protocols import Capabilities, Microscope
 from controller.core.settings import ScanSettings
 
 _STOP_ATTEMPTS = 3
+# What a driver may raise only while it has moved and lit nothing yet.
+_BEFORE_LIGHT = (InvalidRequestError, EndOfRecordingError, ReplayDivergedError)
 
 
 class GuardedMicroscope:
@@ -43,7 +47,11 @@ class GuardedMicroscope:
         What is allowed, and the name of the file that says so, for messages.
     before_light
         Called with the reservation before each scan, to put it on disk. If it raises, nothing is lit.
-        May be set later, once there is a disk to write to.
+    settled
+        Called after a scan that left no frame if it is known what was lit: with the delivered
+        settings, or with ``None`` if the driver refused before any light.
+
+    Both may be set later, once there is a disk to write to.
     """
 
     def __init__(
@@ -53,8 +61,10 @@ class GuardedMicroscope:
         *,
         source: str = "limits",
         before_light: Callable[[Reservation], None] | None = None,
+        settled: Callable[[ScanSettings | None], None] | None = None,
     ) -> None:
         self._microscope = microscope
+        self.settled = settled
         self.before_light = before_light
         self._source = source
         self._one_at_a_time = threading.Lock()
@@ -125,9 +135,17 @@ class GuardedMicroscope:
                 self._refuse_excess(delivered, booking)
                 if not self._microscope.is_dark():
                     raise DeviceError("the frame is complete but the light is still on")
+            except _BEFORE_LIGHT:
+                self.ledger.cancel(booking)
+                self.go_dark()
+                if self.settled is not None:
+                    self.settled(None)
+                raise
             except BaseException as error:
                 self.ledger.settle(booking, delivered)
                 self.go_dark()
+                if delivered is not None and self.settled is not None:
+                    self.settled(delivered)
                 if isinstance(error, Exception) and not isinstance(error, StedfastError):
                     raise DeviceError(f"the microscope failed: {type(error).__name__}: {error}") from error
                 raise
@@ -162,9 +180,12 @@ class GuardedMicroscope:
         finally:
             self._microscope.close()
 
-    def restore(self, settings: ScanSettings, frame: Frame | None) -> None:
-        """Book a scan of an earlier part of this session; ``frame`` is ``None`` if none was recorded."""
-        self.ledger.restore(settings, settled=frame is not None)
+    def restore(self, settings: ScanSettings, frame: Frame | None, *, settled: bool) -> None:
+        """Book a scan of an earlier part of this session, with the frame that was recorded, if any.
+
+        ``settings`` are what was delivered if ``settled``, else what was reserved.
+        """
+        self.ledger.restore(settings, settled=settled)
         if frame is not None:
             self._remember(frame)
 

@@ -69,7 +69,8 @@ class Plugin(Protocol):
 class Microscope(Protocol):
     """A microscope that takes one frame at a time.
 
-    ``acquire`` returns with the light off. ``stop`` puts every light to its safe value and closes
+    ``acquire`` returns with the light off; it raises ``InvalidRequestError`` only before any light
+    and any move. ``stop`` puts every light to its safe value and closes
     the shutter; it may be called at any time, from any thread, again and again. ``is_dark`` reads
     back whether that is so. ``close`` also stops, and releases the hardware.
     """

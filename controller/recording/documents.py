@@ -1,7 +1,8 @@
 """The documents of a session's journal: typed, versioned, one JSON object a line.
 
 The journal is the source of truth. Its order is: one ``start``; then for each scan a ``reserve``
-before the light and a ``frame`` once its pixels are on disk; a ``cycle`` for each decision and all
+before the light and a ``frame`` once its pixels are on disk (or a ``settle`` where there is none,
+but is known what was lit); a ``cycle`` for each decision and all
 that came of it; a ``resume`` where a session went on after a crash; one ``stop`` at the end.
 """
 
@@ -66,6 +67,15 @@ class ReserveDocument(Settings):
     dose_j_per_m2: float
 
 
+class SettleDocument(Settings):
+    """A scan left no frame, and what of its light is known: ``settings`` delivered, or none at all."""
+
+    type: Literal["settle"] = "settle"
+    uid: str
+    reservation: int
+    settings: ScanSettings | None
+
+
 class FrameDocument(Settings):
     """A frame is acknowledged: its pixels are on disk in group ``path``, with this checksum."""
 
@@ -109,6 +119,7 @@ class CycleDocument(Settings):
     decided_by: str
     frame_index: int | None = None
     refused: str | None = None
+    failure: str | None = None
     faults: tuple[str, ...] = ()
     denoised: DenoisedEntry | None = None
     segmentation: SegmentationEntry | None = None
@@ -132,7 +143,13 @@ class StopDocument(Settings):
 
 
 Document = Annotated[
-    StartDocument | ResumeDocument | ReserveDocument | FrameDocument | CycleDocument | StopDocument,
+    StartDocument
+    | ResumeDocument
+    | ReserveDocument
+    | SettleDocument
+    | FrameDocument
+    | CycleDocument
+    | StopDocument,
     Field(discriminator="type"),
 ]
 

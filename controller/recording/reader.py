@@ -15,6 +15,7 @@ from controller.recording.documents import (
     FrameDocument,
     ReserveDocument,
     ResumeDocument,
+    SettleDocument,
     StartDocument,
     Status,
     StopDocument,
@@ -37,6 +38,9 @@ class SessionReader:
         The whole journal, in order.
     reservations
         What was booked before each scan, in order.
+    settled
+        By the number of a reservation that left no frame: what is known to have been lit, ``None``
+        for nothing at all.
 
     Raises
     ------
@@ -55,6 +59,7 @@ class SessionReader:
         self.cycles = [d for d in documents if isinstance(d, CycleDocument)]
         self.frames = {d.index: d for d in documents if isinstance(d, FrameDocument)}
         self.reservations = [d for d in documents if isinstance(d, ReserveDocument)]
+        self.settled = {d.reservation: d.settings for d in documents if isinstance(d, SettleDocument)}
         last = documents[-1]
         self.stop = last if isinstance(last, StopDocument) else None
 
@@ -64,8 +69,8 @@ class SessionReader:
         return self.stop.status if self.stop else "unfinished"
 
     def unsettled(self) -> list[ReserveDocument]:
-        """Return the reservations that have no frame: their light counts in full."""
-        settled = {frame.reservation for frame in self.frames.values()}
+        """Return the reservations of which nothing more is known: their light counts in full."""
+        settled = {frame.reservation for frame in self.frames.values()} | self.settled.keys()
         return [booking for booking in self.reservations if booking.number not in settled]
 
     def frame(self, index: int) -> Frame:

@@ -35,7 +35,8 @@ class Record:
         self.frames: list[FrameDocument] = [reader.frames[index] for index in sorted(reader.frames)]
         self.visits: list[Visit] = find_visits(self.frames)
         self.cycle_of = {c.frame_index: c for c in self.cycles if c.frame_index is not None}
-        self._booked = {booking.cycle for booking in reader.reservations}
+        dark = {number for number, lit in reader.settled.items() if lit is None}
+        self._bookings = [b for b in reader.reservations if b.number not in dark]
         self.unreadable: list[str] = []
 
     @cached_property
@@ -82,10 +83,14 @@ class Record:
         """
         frames = {frame.reservation: frame for frame in self.frames}
         found, time_s = [], 0.0
-        for booking in self.reader.reservations:
+        for booking in self._bookings:
             frame = frames.pop(booking.number, None)
-            if frame is None:
+            lit = self.reader.settled.get(booking.number)
+            if frame is None and lit is not None:
+                found.append((time_s, lit, lit.energy_j, lit.dose_j_per_m2))
+            elif frame is None:
                 found.append((time_s, booking.settings, booking.energy_j, booking.dose_j_per_m2))
+            if frame is None:
                 continue
             time_s = frame.started_s + frame.settings.duration_s
             found.append((time_s, frame.settings, frame.settings.energy_j, frame.settings.dose_j_per_m2))
@@ -179,10 +184,6 @@ class Record:
             (name, quantity(float(np.median(all_s)), "s"), quantity(max(all_s), "s"), len(all_s))
             for name, all_s in times.items()
         ]
-
-    def is_refused(self, cycle: CycleDocument) -> bool:
-        """Tell whether a request was refused before any light: nothing was booked for it."""
-        return cycle.refused is not None and cycle.index not in self._booked
 
     @staticmethod
     def is_stop(cycle: CycleDocument) -> bool:

@@ -106,7 +106,7 @@ def _contents(reader: SessionReader, answers: Mapping[int, Sequence[str]] | None
         "bleaching": figures.bleaching_chart(record),
         "modalities": figures.legend(record),
         "questions": figures.questions(record, answers),
-        "refusals": [_row(record, c) for c in record.cycles if record.is_refused(c)][:_ROWS_MAX],
+        "refusals": [_row(record, c) for c in record.cycles if c.refused is not None][:_ROWS_MAX],
         "faults": [(_clock_time(c.now_s), c.index, fault) for c in record.cycles for fault in c.faults][
             :_ROWS_MAX
         ],
@@ -124,7 +124,7 @@ def _key_figures(
 ) -> list[tuple[str, str, str, float | None]]:
     """Return label, value, remark and (for the dose) the share of its budget."""
     asked = sum(isinstance(c.decision, AskLabel) and c.refused is None for c in record.cycles)
-    refused = sum(record.is_refused(c) for c in record.cycles)
+    refused = sum(c.refused is not None for c in record.cycles)
     faults = sum(len(c.faults) for c in record.cycles)
     answered = "" if answers is None else f"{sum(bool(a) for a in answers.values())} answered"
     share = record.energy_j / record.budget_j if record.budget_j else None
@@ -162,8 +162,8 @@ def _decisions(record: Record) -> dict[str, Any]:
 
 def _row(record: Record, cycle: CycleDocument) -> dict[str, Any]:
     decision = cycle.decision
-    if cycle.refused is not None:
-        outcome, sort = ("refused" if record.is_refused(cycle) else "failed"), "refused"
+    if cycle.refused is not None or cycle.failure is not None:
+        outcome, sort = ("refused" if cycle.refused is not None else "failed"), "refused"
     elif cycle.frame_index is not None:
         outcome, sort = f"frame {cycle.frame_index}", "done"
     elif isinstance(decision, AskLabel):

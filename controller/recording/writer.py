@@ -22,6 +22,7 @@ from controller.core.decision import AskLabel, Cycle, Dose, Question
 from controller.core.dose import Reservation
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Frame
+from controller.core.settings import ScanSettings
 from controller.recording import layers
 from controller.recording.documents import (
     CycleDocument,
@@ -31,6 +32,7 @@ from controller.recording.documents import (
     ReserveDocument,
     ResumeDocument,
     SegmentationEntry,
+    SettleDocument,
     StartDocument,
     Status,
     StopDocument,
@@ -143,6 +145,13 @@ class SessionWriter:
             energy_j=booking.energy_j,
             dose_j_per_m2=booking.dose_j_per_m2,
         )
+        with self._journal_lock:
+            self._journal.append(document)
+
+    def settle(self, delivered: ScanSettings | None) -> None:
+        """Write down what the newest reservation lit, though it left no frame; ``None`` for nothing."""
+        number = self._reservations - 1
+        document = SettleDocument(uid=self._uid(f"settle/{number}"), reservation=number, settings=delivered)
         with self._journal_lock:
             self._journal.append(document)
 
@@ -259,6 +268,7 @@ class SessionWriter:
             decided_by=cycle.decided_by,
             frame_index=None if cycle.frame is None else cycle.frame.index,
             refused=cycle.refused,
+            failure=cycle.failure,
             faults=cycle.faults,
             denoised=self._write_denoised(cycle),
             segmentation=self._write_segmentation(cycle),

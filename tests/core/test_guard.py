@@ -16,6 +16,7 @@ from controller.core.errors import (
     AcquisitionStoppedError,
     DeviceError,
     DoseBudgetError,
+    EndOfRecordingError,
     InvalidRequestError,
     LightNotOffError,
     LimitExceededError,
@@ -227,6 +228,21 @@ def test_every_failure_ends_dark_with_the_worst_case_booked(error: BaseException
     assert guard.dose.energy_j == pytest.approx(1.5 * CONFOCAL.energy_j)
 
 
+@pytest.mark.parametrize("error", [InvalidRequestError("not on the grid"), EndOfRecordingError("over")])
+def test_a_refusal_by_the_driver_before_any_light_costs_no_dose(error: Exception) -> None:
+    class Refusing(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            raise error
+
+    settled: list[object] = []
+    guard = GuardedMicroscope(Refusing(), LIMITS, settled=settled.append)
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            guard.acquire(CONFOCAL)
+    assert settled == [None, None]
+    assert guard.dose.energy_j == 0
+
+
 class _Odd(FakeMicroscope):
     """Returns something else than it was asked for."""
 
@@ -268,9 +284,11 @@ def test_a_frame_that_cannot_be_true_is_a_failure(change: dict[str, Any], photon
 
 
 def test_more_light_than_asked_is_booked_as_it_was() -> None:
-    guard = GuardedMicroscope(_Odd({"excitation_w": 90e-6}), LIMITS)
+    settled: list[object] = []
+    guard = GuardedMicroscope(_Odd({"excitation_w": 90e-6}), LIMITS, settled=settled.append)
     with pytest.raises(DeviceError):
         guard.acquire(CONFOCAL)
+    assert settled == [CONFOCAL.replace(excitation_w=90e-6)]
     assert guard.dose.energy_j == pytest.approx(9 * CONFOCAL.energy_j)
 
 

@@ -21,7 +21,7 @@ from controller.core.decision import (
     Question,
     Stop,
 )
-from controller.core.errors import DeviceError
+from controller.core.errors import DeviceError, InvalidRequestError
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Denoiser, Policy, Segmenter
@@ -239,7 +239,9 @@ def test_a_passing_failure_of_the_microscope_is_survived_and_recorded(tmp_path: 
     policy = Plan(TAKE, TAKE, TAKE)
     outcome, reader = run(tmp_path, policy, microscope=microscope)
     assert (outcome.status, outcome.frames, outcome.faults) == ("completed", 2, 1)
-    assert "the microscope failed" in (policy.seen[2].refused or "")
+    assert "scan 1 fails" in (policy.seen[2].failure or "")
+    assert policy.seen[2].refused is None
+    assert policy.seen[3].failure is None
     assert len(reader.unsettled()) == 1, "the light of the failed scan counts in full"
     assert reader.stop is not None
     assert reader.stop.dose.energy_j == pytest.approx(3 * CONFOCAL.energy_j)
@@ -318,3 +320,19 @@ def test_a_light_that_cannot_be_put_out_is_never_survived(tmp_path: Path) -> Non
     outcome, reader = run(tmp_path, Plan(TAKE, TAKE), microscope=Stuck())
     assert outcome.status == reader.status == "failed"
     assert "by hand" in outcome.reason
+
+
+def test_a_scan_that_the_driver_refuses_before_light_costs_nothing_and_is_told(tmp_path: Path) -> None:
+    class Gridded(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            if settings.pixel_size_m != CONFOCAL.pixel_size_m:
+                raise InvalidRequestError("pixel_size_m is not on the grid")
+            return super().acquire(settings)
+
+    policy = Plan(Acquire(settings=CONFOCAL.replace(pixel_size_m=40e-9), reason="coarse"), TAKE)
+    outcome, reader = run(tmp_path, policy, microscope=Gridded())
+    assert (outcome.status, outcome.frames) == ("completed", 1)
+    assert policy.seen[1].refused == "pixel_size_m is not on the grid"
+    assert reader.unsettled() == []
+    assert reader.stop is not None
+    assert reader.stop.dose.energy_j == pytest.approx(CONFOCAL.energy_j)

@@ -124,7 +124,7 @@ def _json(options: dict[str, Any]) -> str:
 
 
 KINDS: dict[str, tuple[type[Any], dict[str, Any]]] = {
-    "regions": (RegionsPolicy, {"visits_max": 3, "settings": QUICK}),
+    "regions": (RegionsPolicy, {"visits_max": 3, "settings": {**QUICK, "initial_trials": 1}}),
     "regions, fixed settings": (RegionsPolicy, {"visits_max": 5, "settings": {"method": "fixed"}}),
     "thompson": (ThompsonPolicy, {"trials_max": 5, "settings": QUICK}),
     "fixed": (FixedPolicy, {"steps": [{}, {"modality": "sted", "sted_w": 0.1}], "repeats": 3}),
@@ -335,6 +335,8 @@ MISTAKES: list[tuple[type[Any], dict[str, Any], str]] = [
     (RegionsPolicy, {"visit": {"size_m": 12.8e-6}}, "does not fit the stage box"),
     (FixedPolicy, {"steps": [{}, {"dwell_s": 1.0}]}, r"steps\[1\]: dwell_s"),
     (EventsPolicy, {"monitor": {"pixel_size_m": 1e-6}}, "monitor: pixel_size_m"),
+    (EventsPolicy, {"event_size_m": 4.2e-6}, "event: region of .* larger than the field of view"),
+    (ThompsonPolicy, {"visit": {"size_m": 4.2e-6}}, "visit.confocal: region of .* field of view"),
 ]
 
 
