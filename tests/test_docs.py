@@ -1,0 +1,126 @@
+"""Every code block of the documentation runs, in order, in one folder a document."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from typer.testing import CliRunner
+
+from controller.cli import app
+from controller.config import load
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "hardware_configs/README.md",
+    ]
+)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# `make demo` and `make test` set up the environment that this test runs in; CI runs them.
+ELSEWHERE = {"make"}
+
+
+def run_shell(text: str, folder: Path) -> None:
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        if not words or words[0] in ELSEWHERE:
+            continue
+        assert words[0] == "stedfast", f"{line!r}: only stedfast and make are expected in a shell block"
+        result = CliRunner().invoke(app, words[1:])
+        assert result.exit_code == 0 or "is complete" in result.stderr, (line, result.output)
+
+
+def run_python(text: str, folder: Path) -> None:
+    path = folder / "block.py"
+    path.write_text(text)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, path], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def run_toml(text: str, folder: Path) -> None:
+    if "schema" in tomllib.loads(text):
+        tifffile.imwrite(folder / "image.tif", np.ones((224, 224), np.uint16), photometric="minisblack")
+        path = folder / "block.toml"
+        path.write_text(text)
+        load(path)
+        assert CliRunner().invoke(app, ["check", str(path)]).exit_code == 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_block_of_a_document_runs(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = BLOCK.findall(document.read_text())
+    if any("my-session" in text for _, text in blocks) and "stedfast new" not in document.read_text():
+        run_shell(
+            "stedfast run demo --budget-cycles 6 --output my-session".replace("demo", str(ROOT / "demo")),
+            tmp_path,
+        )
+    python = ""
+    for language, text in blocks:
+        if language == "sh":
+            run_shell(text, tmp_path)
+        elif language == "python":
+            python += text + "\n"
+            run_python(python, tmp_path)
+        elif language == "toml":
+            run_toml(text, tmp_path)
+        else:
+            assert language == "text", f"a block needs a language: {text[:60]!r}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_the_hardware_readme_explains_every_key() -> None:
+    from controller.config import HardwareConfig, MicroscopeConfig
+    from controller.core.limits import SafetyLimits, SafeValues
+    from controller.microscopes.replay import MovieMicroscope
+    from simulator.microscope import SimulatedMicroscope
+
+    text = (ROOT / "hardware_configs/README.md").read_text()
+    for model in (
+        SafetyLimits,
+        SafeValues,
+        MicroscopeConfig,
+        MovieMicroscope.Options,
+        SimulatedMicroscope.Options,
+    ):
+        for name in model.model_fields:
+            assert f"`{name}`" in text, name
+    for name, field in HardwareConfig.model_fields.items():
+        key = field.alias or name
+        assert f"`{key}`" in text or f"`[{key}]`" in text, key
+
+
+def test_the_experiments_page_explains_every_key_of_the_policies() -> None:
+    from controller.config import SessionConfig
+    from controller.plugins import available, find
+
+    text = (ROOT / "docs/experiments.md").read_text()
+    for name in available("policies"):
+        for option in find("policies", name).Options.model_fields:
+            assert f"`{option}`" in text or f"`{option}." in text or option == "refusals_max", (name, option)
+    for name, field in SessionConfig.model_fields.items():
+        key = field.alias or name
+        assert f"`{key}`" in text or f"[{key}]" in text, key
