@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from controller.core.settings import NonNegative, Positive, Region, ScanSettings, Settings
+from controller.core.settings import MAX_PIXELS, NonNegative, Positive, Region, ScanSettings, Settings
 
 
 class SafeValues(Settings):
@@ -53,6 +53,12 @@ class SafetyLimits(Settings):
         ):
             if not low <= high:
                 raise ValueError(f"{name}: the smallest allowed value {low:g} is above the largest {high:g}")
+        cells = self.pixels_max * max(1.0, self.pixel_size_max_m / self.dose_cell_m) ** 2
+        if not cells <= MAX_PIXELS:
+            raise ValueError(
+                f"dose_cell_m={self.dose_cell_m:g} m is too fine: the largest frame that pixels_max and "
+                f"pixel_size_max_m allow covers {cells:.3g} cells, allowed are {MAX_PIXELS}"
+            )
         return self
 
     def violations(self, settings: ScanSettings, source: str) -> list[str]:

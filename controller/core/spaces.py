@@ -51,9 +51,15 @@ class ParameterSpace:
 
     def from_unit(self, point: NDArray[np.float64]) -> dict[str, float]:
         """Return the SI values that a point of the unit cube stands for; never outside the bounds."""
-        if point.shape != (len(self),) or not np.all((point >= 0) & (point <= 1)):
-            raise ValueError(f"a point of shape ({len(self)},) in 0..1 is needed, got {point}")
-        return {p.name: self._from_unit(p, float(u)) for p, u in zip(self.parameters, point, strict=True)}
+        if point.shape != (len(self),):
+            raise ValueError(f"a point of shape ({len(self)},) is needed, got {point}")
+        return {name: float(values[0]) for name, values in self.from_unit_many(point[None, :]).items()}
+
+    def from_unit_many(self, points: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return the SI values, each of shape ``(n,)``, of points of shape ``(n, parameters)``."""
+        if points.ndim != 2 or points.shape[1] != len(self) or not np.all((points >= 0) & (points <= 1)):
+            raise ValueError(f"points of shape (n, {len(self)}) in 0..1 are needed, got {points}")
+        return {p.name: self._from_unit(p, u) for p, u in zip(self.parameters, points.T, strict=True)}
 
     @staticmethod
     def _to_unit(p: Parameter, value: float) -> float:
@@ -62,7 +68,7 @@ class ParameterSpace:
         return (value - p.low) / (p.high - p.low)
 
     @staticmethod
-    def _from_unit(p: Parameter, unit: float) -> float:
+    def _from_unit(p: Parameter, unit: NDArray[np.float64]) -> NDArray[np.float64]:
         value = p.low * (p.high / p.low) ** unit if p.scale == "log" else p.low + unit * (p.high - p.low)
         # Rounding may step over a bound by one part in 1e16, and the guard refuses rather than clips.
-        return min(max(float(value), p.low), p.high)
+        return np.clip(value, p.low, p.high)

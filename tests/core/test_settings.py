@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from controller.core.settings import MAX_PIXELS, Region
 from controller.core.spaces import Parameter, ParameterSpace
-from controller.testing import CONFOCAL
+from controller.testing import CONFOCAL, LIMITS
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,35 @@ def test_a_parameter_space_maps_there_and_back_without_leaving_its_bounds() -> N
         space.from_unit(np.array([1.1, 0.0]))
 
 
+def test_many_points_map_as_each_of_them_does() -> None:
+    space = ParameterSpace(
+        [
+            Parameter(name="dwell_s", low=3e-6, high=7e-5, scale="log"),
+            Parameter(name="sted_w", low=0.0, high=0.3),
+        ]
+    )
+    import numpy as np
+
+    points = np.random.default_rng(0).random((50, 2))
+    many = space.from_unit_many(points)
+    for row, point in enumerate(points):
+        assert {name: values[row] for name, values in many.items()} == pytest.approx(space.from_unit(point))
+    assert {name: values.shape for name, values in space.from_unit_many(points[:0]).items()} == {
+        "dwell_s": (0,),
+        "sted_w": (0,),
+    }
+    for bad in (points[0], points - 1, points[:, :1], points * np.nan):
+        with pytest.raises(ValueError, match=r"0\.\.1"):
+            space.from_unit_many(bad)
+
+
 @pytest.mark.parametrize("bad", [{"low": 2.0, "high": 1.0}, {"low": 0.0, "high": 1.0, "scale": "log"}])
 def test_a_parameter_without_a_range_is_refused(bad: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Parameter(name="sted_w", **bad)
+
+
+def test_a_dose_map_too_fine_to_keep_is_refused() -> None:
+    assert LIMITS.replace(dose_cell_m=1e-7)
+    with pytest.raises(ValidationError, match="dose_cell_m=1e-09 m is too fine"):
+        LIMITS.replace(dose_cell_m=1e-9)

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,13 +7,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from controller.core.clock import SimulatedClock
 from controller.core.errors import DeviceError
 from controller.core.frame import Frame
-from controller.core.limits import SafetyLimits
-from controller.core.protocols import Denoiser, Plugin, Resources
+from controller.core.protocols import Denoiser, Plugin
 from controller.core.settings import Region, ScanSettings
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
+from controller.testing import resources
 
 Image = NDArray[np.float64]
 
@@ -24,18 +22,6 @@ SCAN = ScanSettings(
     pixel_size_m=1e-6,
     dwell_s=1e-6,
     excitation_w=1e-2,
-)
-LIMITS = SafetyLimits(
-    excitation_max_w=1.0,
-    dwell_min_s=1e-7,
-    dwell_max_s=1e-3,
-    pixel_size_min_m=1e-9,
-    pixel_size_max_m=1e-5,
-    pixels_max=2**20,
-    frame_max_s=60.0,
-    stage_box=Region(center_yx_m=(0.0, 0.0), size_yx_m=(1e-3, 1e-3)),
-    pixel_dose_max_j_per_m2=1e12,
-    session_energy_max_j=1.0,
 )
 
 
@@ -81,9 +67,8 @@ def best_gaussian_gain_db(noisy: Image, truth: Image) -> float:
 def test_it_is_a_plugin_and_a_denoiser() -> None:
     plugin: object = AdaptiveKalmanDenoiser
     assert isinstance(plugin, Plugin)
-    resources = Resources(np.random.default_rng(0), SimulatedClock(), Path(), LIMITS)
     options = AdaptiveKalmanDenoiser.Options()
-    assert isinstance(AdaptiveKalmanDenoiser.from_options(options, resources), Denoiser)
+    assert isinstance(AdaptiveKalmanDenoiser.from_options(options, resources()), Denoiser)
 
 
 def test_it_beats_a_moving_average_and_gaussian_by_a_decibel_on_a_calcium_movie() -> None:

@@ -1,17 +1,14 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.clock import SimulatedClock
 from controller.core.errors import DeviceError
 from controller.core.frame import Frame
-from controller.core.limits import SafetyLimits
-from controller.core.protocols import Denoiser, Plugin, Resources
+from controller.core.protocols import Denoiser, Plugin
 from controller.core.settings import Region, ScanSettings
 from controller.denoising.raw import RawDenoiser
+from controller.testing import resources
 
 SCAN = ScanSettings(
     modality="confocal",
@@ -19,18 +16,6 @@ SCAN = ScanSettings(
     pixel_size_m=1e-7,
     dwell_s=1e-5,
     excitation_w=1e-5,
-)
-LIMITS = SafetyLimits(
-    excitation_max_w=1.0,
-    dwell_min_s=1e-7,
-    dwell_max_s=1e-3,
-    pixel_size_min_m=1e-9,
-    pixel_size_max_m=1e-5,
-    pixels_max=2**20,
-    frame_max_s=60.0,
-    stage_box=Region(center_yx_m=(0.0, 0.0), size_yx_m=(1e-3, 1e-3)),
-    pixel_dose_max_j_per_m2=1e12,
-    session_energy_max_j=1.0,
 )
 
 
@@ -41,8 +26,7 @@ def frame(photons: object, index: int = 0) -> Frame:
 def test_it_is_a_plugin_and_a_denoiser() -> None:
     plugin: object = RawDenoiser
     assert isinstance(plugin, Plugin)
-    resources = Resources(np.random.default_rng(0), SimulatedClock(), Path(), LIMITS)
-    assert isinstance(RawDenoiser.from_options(RawDenoiser.Options(), resources), Denoiser)
+    assert isinstance(RawDenoiser.from_options(RawDenoiser.Options(), resources()), Denoiser)
 
 
 @given(
