@@ -12,12 +12,14 @@ setup: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Stedfast needs Python 3.11 or 3.12 with venv; name one: make PYTHON=/path/to/python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[sim,test]"
+	@echo "setting up $(VENV) with $(PYTHON), about a minute …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[sim,test]"
 	@touch $@
 
 demo: setup
-	$(BIN)/stedfast run demo --output $(SESSION)
+	@$(BIN)/stedfast run demo --output $(SESSION)
+	@echo "open $(SESSION)/report.html in a browser; answer the questions with: $(BIN)/stedfast label $(SESSION)"
 
 test: setup
 	$(BIN)/python -m pytest

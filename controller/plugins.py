@@ -39,12 +39,16 @@ def find(role: Role, name: str) -> type[Plugin]:
             )
         target = matches[0].value
     module_name, _, class_name = target.partition(":")
+    module = None
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        module = importlib.import_module(module_name)
+        found = getattr(module, class_name)
     except ImportError as error:
         raise ConfigurationError(f"the {singular} {name!r} cannot be imported: {error}") from error
     except (AttributeError, ValueError) as error:
-        raise ConfigurationError(f"the {singular} {name!r} is not there: {error}") from error
+        # "simulator" and "policies" are common names: say which one was found.
+        place = getattr(module, "__file__", module_name)
+        raise ConfigurationError(f"the {singular} {name!r} is not there: {error} (in {place})") from error
     if not isinstance(found, type) or not hasattr(found, "Options") or not hasattr(found, "from_options"):
         raise ConfigurationError(f"{target} is not a {singular}: it has no Options or no from_options")
     return found

@@ -101,6 +101,6 @@ def test_a_parameter_without_a_range_is_refused(bad: dict[str, Any]) -> None:
 
 
 def test_a_dose_map_too_fine_to_keep_is_refused() -> None:
-    assert LIMITS.replace(dose_cell_m=1e-7)
+    assert LIMITS.replace(dose_cell_m=1e-7).dose_cell_m == 1e-7
     with pytest.raises(ValidationError, match="dose_cell_m=1e-09 m is too fine"):
         LIMITS.replace(dose_cell_m=1e-9)
