@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from pydantic import Field
 
 from controller.core.decision import Acquire, Decision, Family, Observation, Stop
+from controller.core.errors import ConfigurationError
 from controller.core.protocols import Resources
 from controller.core.settings import Region, Settings
 from policies.choosers import ThompsonSettings, make_chooser
 from policies.places import moved_inside, tile_squares
 from policies.requests import Inbox, Reach
 from policies.visits import VisitOptions, Visitor
+from policies.wording import place_in_words
 
 
 class ThompsonPolicy:
@@ -28,8 +31,8 @@ class ThompsonPolicy:
         ----------
         regions
             Where the trials take place, in turn, again from the first after the last; the centres
-            count, the size is the visit's. Without any: fresh squares side by side over the central
-            field of view, from its middle outwards.
+            count, the size is the visit's; each visited square has to lie in the stage box. Without
+            any: fresh squares side by side over the central field of view, from its middle outwards.
         trials_max
             How many trials.
         visit
@@ -37,7 +40,7 @@ class ThompsonPolicy:
         settings
             What is tuned, and what it is tuned for.
         refusals_max
-            Refusals in a row after which the policy stops.
+            Refused or failed scans in a row after which the policy stops.
         """
 
         regions: tuple[Region, ...] = ()
@@ -49,39 +52,45 @@ class ThompsonPolicy:
     def __init__(self, options: Options, reach: Reach, rng: np.random.Generator) -> None:
         self._options, self._reach = options, reach
         visit, box = options.visit, reach.limits.stage_box
-        centers = [region.center_yx_m for region in options.regions]
-        centers = centers or tile_squares(reach.field_of_view(), visit.size_m)
-        self._regions = [moved_inside(visit.square(center), box) for center in centers]
+        self._regions = [visit.square(region.center_yx_m) for region in options.regions]
+        if problems := _problems_of_regions(self._regions, box):
+            raise ConfigurationError(*problems)
+        if not self._regions:
+            centers = tile_squares(reach.field_of_view(), visit.size_m)
+            self._regions = [moved_inside(visit.square(center), box) for center in centers]
         self._visitor = Visitor(visit, make_chooser(options.settings, visit, reach, rng), reach)
         self._inbox = Inbox()
         self._trial = 0
 
     @classmethod
     def from_options(cls, options: Options, resources: Resources) -> Self:
-        """Make the policy; parameters outside the safety limits are a ConfigurationError."""
+        """Make the policy; what lies outside the safety limits is a ConfigurationError."""
         return cls(options, Reach.of(resources), resources.rng)
 
     def decide(self, observation: Observation) -> Decision:
         """Return the next scan of the trial under way, or of the next trial."""
+        if repeated := self._inbox.again(observation, self._reach):
+            return repeated
         evidence: dict[str, float] = {}
         if self._inbox.waiting:
-            self._visitor.take(self._inbox.take(observation), observation.refused)
+            self._visitor.take(self._inbox.take(observation), observation)
             if self._visitor.measured is not None:
                 evidence = self._visitor.measured.evidence()
         return self._inbox.expect(self._next(observation, evidence))
 
     def _next(self, observation: Observation, evidence: dict[str, float]) -> Decision:
-        if self._inbox.refused_in_a_row >= self._options.refusals_max:
-            count = self._inbox.refused_in_a_row
-            return self._stop(f"{count} scans in a row were refused: {observation.refused}", evidence)
-        scan = self._visitor.next_scan(self._inbox.given)
+        if (count := self._inbox.unanswered_in_a_row) >= self._options.refusals_max:
+            trouble = f"{count} scans in a row gave no frame, the last one {self._inbox.trouble}"
+            return self._stop(trouble, evidence)
+        scan = self._visitor.next_scan(self._inbox)
         if scan is None:
             region = self._regions[self._trial % len(self._regions)]
             if why := self._reason_to_stop(region, observation):
                 return self._stop(why, evidence)
             self._trial += 1
             scan = self._visitor.start(region)
-        reason = f"trial {self._trial} of {self._options.trials_max}: {scan.purpose}"
+        place = place_in_words(scan.settings.region.center_yx_m)
+        reason = f"trial {self._trial} of {self._options.trials_max}, {place}: {scan.purpose}"
         return Acquire(reason=reason, evidence={**evidence, **scan.expected}, settings=scan.settings)
 
     def _reason_to_stop(self, region: Region, observation: Observation) -> str | None:
@@ -97,3 +106,15 @@ class ThompsonPolicy:
     def _stop(self, why: str, evidence: dict[str, float]) -> Stop:
         summary = self._visitor.summary()
         return Stop(reason=f"{why}; {summary}" if summary else why, evidence=evidence)
+
+
+def _problems_of_regions(squares: Sequence[Region], box: Region) -> list[str]:
+    """Return one sentence for each visited square that leaves the stage box."""
+    (y0, x0, y1, x1) = (1e6 * bound for bound in box.bounds_yx_m)
+    return [
+        f"policy.options.regions[{i}]: a square of {1e6 * square.size_yx_m[0]:g} µm about "
+        f"{place_in_words(square.center_yx_m)} is asked, allowed is inside x {x0:g} to {x1:g} µm, "
+        f"y {y0:g} to {y1:g} µm (stage_box in the safety limits)"
+        for i, square in enumerate(squares)
+        if not box.contains(square)
+    ]

@@ -15,13 +15,15 @@ from pydantic import Field, model_validator
 
 from controller.core.errors import ConfigurationError
 from controller.core.limits import SafetyLimits
-from controller.core.settings import NonNegative, Positive, Settings
+from controller.core.settings import NonNegative, Positive, ScanSettings, Settings
 from controller.core.spaces import Parameter, ParameterSpace
 from policies.gaussian_process import Array
 from policies.objectives import Measured
+from policies.power_steps import PowerRanges, problems_of_steps
 from policies.requests import Reach, ScanStep
 from policies.thompson_sampling import SamplerOptions, ThompsonSampler
-from policies.visits import Choice, Chooser, VisitOptions
+from policies.visits import Choice, Chooser, Room, VisitOptions
+from policies.wording import settings_in_words
 
 #: What the sampler learns, each with its own Gaussian process. Counts are learned as log(1 + x).
 OBJECTIVES = ("detail_log", "bleached_fraction", "signal_log")
@@ -98,10 +100,8 @@ class FixedChooser:
     def worst(self) -> Mapping[str, float]:
         return self._values
 
-    def choose(
-        self, dose_max_j_per_m2: float, refused: Sequence[Choice], confocal_photons: float | None
-    ) -> Choice | None:
-        del dose_max_j_per_m2, confocal_photons  # there is nothing else to offer the guard
+    def choose(self, room: Room, refused: Sequence[Choice]) -> Choice | None:
+        del room  # there is nothing else to offer the guard
         return None if refused else Choice(self._values, "fixed settings")
 
     def learn(self, choice: Choice, measured: Measured) -> None:
@@ -117,6 +117,9 @@ class ThompsonChooser:
     Regions differ in brightness far more than good settings differ from bad ones, and detail and
     signal grow in proportion to it. So both are learned for a region as bright as the first one was:
     divided by the confocal signal of their own region, times that of the first.
+
+    Where the safety limits allow a power to rise in steps only, the range that is searched ends one
+    step above its last use: better settings beyond it are reached over several visits.
     """
 
     def __init__(
@@ -130,26 +133,28 @@ class ThompsonChooser:
     def worst(self) -> Mapping[str, float]:
         return _costliest(self._options.parameters)
 
-    def choose(
-        self, dose_max_j_per_m2: float, refused: Sequence[Choice], confocal_photons: float | None
-    ) -> Choice | None:
+    def choose(self, room: Room, refused: Sequence[Choice]) -> Choice | None:
+        box = self._box(room.powers_w)
+        if box is None:
+            return None
+
         def allowed(points: Array) -> NDArray[np.bool_]:
-            mask = np.asarray(self._costs(points)[0] * self._margin <= dose_max_j_per_m2)
+            mask = np.asarray(self._costs(points)[0] * self._margin <= room.dose_max_j_per_m2)
             for choice in refused:
                 if choice.point is not None:
                     mask &= ~self._asks_as_much(points, choice.point)
             return mask
 
-        point = self._sampler.ask(self._utility, allowed)
+        point = self._sampler.ask(self._utility, allowed, box)
         if point is None:
             return None
         trials = len(self._sampler.points)
         values = self._space.from_unit(point)
         if trials < self._options.initial_trials:
-            return Choice(values, "settings to explore the range", point)
-        expected = self._expected(point, confocal_photons)
+            return Choice(values, "exploring", point)
+        expected = self._expected(point, room.confocal_photons)
         detail, bleaching = expected["expected_detail_snr"], 100 * expected["expected_bleached_fraction"]
-        why = f"expected detail {detail:.2g}, bleaching {bleaching:.0f} % after {trials} trials"
+        why = f"expects detail {detail:.2g}, bleaching {round(bleaching)} %"
         return Choice(values, why, point, expected)
 
     def learn(self, choice: Choice, measured: Measured) -> None:
@@ -176,9 +181,7 @@ class ThompsonChooser:
 
     def summary(self) -> str:
         best = self.best()
-        if best is None:
-            return ""
-        return "best settings so far: " + ", ".join(f"{name}={value:.3g}" for name, value in best.items())
+        return "" if best is None else f"best settings so far: {settings_in_words(best)}"
 
     def _expected(self, point: Array, confocal_photons: float | None) -> dict[str, float]:
         """Return what a visit to a region of this confocal signal is expected to show."""
@@ -204,6 +207,20 @@ class ThompsonChooser:
         # Bounded, because the brightness of a nearly dark region is mostly noise.
         return float(np.clip(confocal_photons / self._reference_photons, 0.1, 10.0))
 
+    def _box(self, powers_w: PowerRanges) -> tuple[Array, Array] | None:
+        """Return the corners of the part of the unit cube that keeps to these powers; None if none does."""
+        low: dict[str, float] = {}
+        high: dict[str, float] = {}
+        for p in self._options.parameters:
+            lowest, highest = powers_w.get(p.name, (-np.inf, np.inf))
+            if not (p.low <= highest and lowest <= p.high):
+                return None
+            # A part in 1e9 inside: rounding on the way to the unit cube and back must not step over.
+            high[p.name] = max(min(p.high, highest * (1 - 1e-9)), p.low)
+            low[p.name] = min(max(p.low, lowest * (1 + 1e-9)), high[p.name])
+        corners = np.clip([self._space.to_unit(low), self._space.to_unit(high)], 0.0, 1.0)
+        return corners[0], corners[1]
+
     def _asks_as_much(self, points: Array, refused: Array) -> NDArray[np.bool_]:
         """Tell which points ask for about as much as a refused one, or more, of everything.
 
@@ -220,25 +237,39 @@ class ThompsonChooser:
         sted = self._visit.sted
         names = ("dwell_s", "excitation_w", "sted_w", "pixel_size_m")
         values: dict[str, Array] = {name: np.full(len(points), getattr(sted, name)) for name in names}
-        for p, unit in zip(self._options.parameters, points.T, strict=True):
-            log = p.scale == "log"
-            values[p.name] = p.low * (p.high / p.low) ** unit if log else p.low + unit * (p.high - p.low)
+        values |= self._space.from_unit_many(points)
         per_area = values["dwell_s"] * sted.line_averages / values["pixel_size_m"] ** 2
         dose = (values["excitation_w"] + values["sted_w"]) * per_area
         return dose, per_area * self._visit.size_m**2
 
 
 def make_chooser(
-    options: ThompsonSettings | FixedSettings, visit: VisitOptions, reach: Reach, rng: np.random.Generator
+    options: ThompsonSettings | FixedSettings,
+    visit: VisitOptions,
+    reach: Reach,
+    rng: np.random.Generator,
+    *,
+    overview: ScanSettings | None = None,
 ) -> Chooser:
-    """Return the chooser that ``options`` ask for; scans outside the limits are a ConfigurationError."""
+    """Return the chooser that ``options`` ask for; scans outside the limits are a ConfigurationError.
+
+    ``overview`` is the scan before the first visit, if there is one: the powers rise from there.
+    """
     square = visit.square(reach.limits.stage_box.center_yx_m)
+    parameters = () if isinstance(options, FixedSettings) else options.parameters
     problems = reach.problems(visit.confocal.at(square), "visit.confocal")
     if isinstance(options, FixedSettings):
-        problems += reach.problems(visit.sted.at(square), "visit.sted")
+        key = "visit.sted"
+        problems += reach.problems(visit.sted.at(square), key)
     else:
-        ranges = _problems_of_ranges(options.parameters, reach.limits)
-        problems += ranges or _problems_of_extremes(options.parameters, visit, reach)
+        key = "settings.parameters, as gentle as can be"
+        ranges = _problems_of_ranges(parameters, reach.limits)
+        problems += ranges or _problems_of_extremes(parameters, visit, reach)
+    if not problems:
+        confocal = ("visit.confocal", visit.confocal.at(square))
+        sted = (key, visit.sted.replace(**_least_steps(parameters, visit)).at(square))
+        plan = [] if overview is None else [("overview", overview)]
+        problems += problems_of_steps([*plan, confocal, sted, confocal, sted], reach.limits)
     if problems:
         raise ConfigurationError(*problems)
     if isinstance(options, FixedSettings):
@@ -282,6 +313,12 @@ def _problems_of_extremes(parameters: Sequence[Parameter], visit: VisitOptions, 
 # Finer pixels are more pixels for the same square: the costly end of that axis is the low one.
 def _costliest(parameters: Sequence[Parameter]) -> dict[str, float]:
     return {p.name: p.low if p.name == "pixel_size_m" else p.high for p in parameters}
+
+
+def _least_steps(parameters: Sequence[Parameter], visit: VisitOptions) -> dict[str, float]:
+    """Return the values with the smallest steps of power to and from the confocal scans."""
+    near = {"excitation_w": visit.confocal.excitation_w, "sted_w": 0.0}
+    return {p.name: min(max(near[p.name], p.low), p.high) for p in parameters if p.name in near}
 
 
 def _gentlest(parameters: Sequence[Parameter]) -> dict[str, float]:

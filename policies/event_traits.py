@@ -15,6 +15,10 @@ TraitName = Literal["mean_signal", "max_change", "object_count", "object_area_fr
 # Weight of the newest quiet frame in the running baselines: they remember about ten frames.
 _NEWEST = 0.2
 
+#: The largest multiple of the quiet level that a relative trait tells. Against a level of 0 (no object in
+#: the quiet sample) any positive value is that much.
+RELATIVE_MAX = 1e6
+
 
 @dataclass(frozen=True, slots=True)
 class Trait:
@@ -53,9 +57,9 @@ class TraitMeter:
             return trait
         level = self._level
         self._next_level = trait.value if level is None else (1 - _NEWEST) * level + _NEWEST * trait.value
-        if level is None or not level > 0:
+        if level is None:
             return None
-        return Trait(trait.value / level, trait.center_yx_m)
+        return Trait(_multiple(trait.value, level), trait.center_yx_m)
 
     def _of_objects(self, frame: Frame, segmentation: Segmentation | None) -> Trait | None:
         if segmentation is None or segmentation.labels.shape != frame.photons.shape:
@@ -89,6 +93,13 @@ class TraitMeter:
         spread = max(1.0, 1.4826 * float(np.median(abs(change))))
         # Gains only. A loss is what bleaching does everywhere the policy has looked.
         return Trait(float(change.max()) / spread, _brightest(frame, change))
+
+
+def _multiple(value: float, level: float) -> float:
+    """Return how many times the quiet level a value is; nothing over nothing is 0, and no event."""
+    if not value > 0:
+        return 0.0
+    return min(value / level, RELATIVE_MAX) if level > 0 else RELATIVE_MAX
 
 
 def _position(frame: Frame, row: float, column: float) -> tuple[float, float]:

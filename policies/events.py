@@ -1,10 +1,11 @@
 """Event-driven imaging: watch with little light, and look closely while something happens.
 
-A slow ``monitor`` scan is repeated and one trait of each of its frames is measured. Two thresholds
+A ``monitor`` scan is repeated and one trait of each of its frames is measured. Two thresholds
 begin and end an event (Mahecic et al., Nature Methods 19 (2022) 1262): it begins at ``enter`` and
 ends after ``frames_min`` monitor frames in a row below ``leave``. During an event each monitor frame
 is followed by ``event_scans_per_monitor`` scans of a smaller region, so the trait that decides about
-the end is always measured with the same settings as the one that decided about the beginning.
+the end is always measured with the same settings as the one that decided about the beginning. While all
+is quiet the policy may wait in the dark between two monitor scans; during an event it never does.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from controller.core.decision import Acquire, AskLabel, Budget, Decision, Family
 from controller.core.errors import ConfigurationError
 from controller.core.frame import Frame, Segmentation
 from controller.core.protocols import Resources
-from controller.core.settings import Positive, Region, ScanSettings, Settings
+from controller.core.settings import NonNegative, Positive, Region, ScanSettings, Settings
 from policies.event_traits import TraitMeter, TraitName
 from policies.places import moved_inside
+from policies.power_steps import problems_of_steps
 from policies.questions import Choices, choice_about
 from policies.requests import Inbox, Reach, ScanStep
+from policies.rhythm import Rhythm
+from policies.wording import MODALITIES, place_in_words
 
 
 class Hysteresis:
@@ -64,8 +68,10 @@ class EventsPolicy:
         Attributes
         ----------
         monitor
-            The repeated scan; without a region it covers the central field of view. There is no
-            pause between scans: its duration sets the rate.
+            The repeated scan; without a region it covers the central field of view.
+        monitor_interval_s
+            Seconds from the start of one monitor scan to the next while all is quiet; during an event
+            there is no waiting. 0 is as fast as possible.
         event
             The scan during an event; without a region, a square about what happened.
         event_size_m
@@ -75,7 +81,8 @@ class EventsPolicy:
             baseline, in standard deviations of its photon noise), ``object_count``, or
             ``object_area_fraction`` (0..1); the last two need a segmenter.
         relative
-            Thresholds are multiples of the trait's own running mean instead of absolute values.
+            Thresholds are multiples of the trait's own running mean instead of absolute values, up to
+            a million. Where that mean is 0, anything at all counts as a million times as much.
         enter, leave
             Where an event begins and where it ends, in the unit of the trait; ``leave < enter``.
             The largest of many noise values is about 5, so ``max_change`` must be left above that.
@@ -92,6 +99,7 @@ class EventsPolicy:
         """
 
         monitor: ScanStep = ScanStep(excitation_w=5e-6)
+        monitor_interval_s: NonNegative = 0.0
         event: ScanStep = ScanStep(modality="sted", pixel_size_m=20e-9, sted_w=0.05)
         event_size_m: Positive = 1.28e-6
         trait: TraitName = "max_change"
@@ -118,16 +126,19 @@ class EventsPolicy:
         self._monitor = options.monitor.at(reach.field_of_view())
         event = self._event_scan(reach.limits.stage_box.center_yx_m)
         problems = reach.problems(self._monitor, "monitor") + reach.problems(event, "event")
+        # The event's power rises from the monitor's, and the monitor's from the event's.
+        problems += problems_of_steps([("monitor", self._monitor), ("event", event)] * 2, reach.limits)
         if problems:
             raise ConfigurationError(*problems)
         self._hysteresis = Hysteresis(options.enter, options.leave, options.frames_min)
         self._meter = TraitMeter(options.trait, relative=options.relative)
+        self._monitoring = Rhythm(options.monitor_interval_s)
         self._inbox = Inbox()
         self._asked: Literal["monitor", "event", "nothing"] = "nothing"
         self._monitors = self._events = self._lost = 0
         self._scans = self._round = 0
         self._asleep = False
-        self._refused = ""
+        self._trouble = ""
         self._question_open = False
         self._center = self._monitor.region.center_yx_m
 
@@ -138,15 +149,17 @@ class EventsPolicy:
 
     def decide(self, observation: Observation) -> Decision:
         """Return the next monitor or event scan, a question about the event, or Stop."""
+        if repeated := self._inbox.again(observation, self._reach):
+            return repeated
         asked, self._asked = self._asked, "nothing"
         frame = self._inbox.take(observation)
+        no_frame = observation.refused or observation.failure
         evidence: dict[str, float] = {}
         if asked == "monitor":
-            # A refusal may be a passing fault of the microscope: it counts as a lost frame.
-            self._refused = "" if observation.refused is None else f": {observation.refused}"
+            self._trouble = f", the last one {self._inbox.trouble}" if no_frame else ""
             evidence = self._watch(frame, observation.segmentation)
         elif asked == "event":
-            if observation.refused is not None:
+            if no_frame:
                 self._asleep = True
             elif frame is not None and self._question_open and observation.budget.questions >= 1:
                 self._question_open = False
@@ -179,28 +192,36 @@ class EventsPolicy:
             return Stop(reason=why, evidence=evidence)
         if scan := self._due_event_scan(observation.budget):
             self._round, self._scans, self._asked = self._round + 1, self._scans + 1, "event"
-            y, x = (1e6 * c for c in scan.region.center_yx_m)
-            reason = f"event {self._events} of up to {self._options.events_max}: "
-            reason += f"{scan.modality} scan {self._scans} at ({y:.1f}, {x:.1f}) um"
+            place = place_in_words(scan.region.center_yx_m)
+            reason = f"event {self._events} of up to {self._options.events_max}, {place}: "
+            reason += f"{MODALITIES[scan.modality]} scan {self._scans}"
             return Acquire(reason=reason, evidence=evidence, settings=scan)
-        if why := self._monitor_reason_to_stop(observation.budget):
+        return self._next_monitor(observation, evidence)
+
+    def _next_monitor(self, observation: Observation, evidence: dict[str, float]) -> Decision:
+        now_s, is_on = observation.now_s, self._hysteresis.active
+        start_s = self._monitoring.next_start_s(now_s, at_once=is_on)
+        wait_s = 0.0 if start_s is None else start_s - now_s
+        if why := self._monitor_reason_to_stop(observation.budget, wait_s):
             return Stop(reason=why, evidence=evidence)
         self._monitors, self._asked = self._monitors + 1, "monitor"
-        state = f"event {self._events} is on" if self._hysteresis.active else "all is quiet"
-        reason = f"monitor scan {self._monitors} of up to {self._options.monitor_max}: {state}"
-        return Acquire(reason=reason, evidence=evidence, settings=self._monitor)
+        reason = f"monitor scan {self._monitors} of up to {self._options.monitor_max}: "
+        reason += f"event {self._events} is on" if is_on else "all is quiet"
+        if start_s is not None:
+            reason += f", due at {start_s:.1f} s"
+        return Acquire(reason=reason, evidence=evidence, settings=self._monitor, start_s=start_s)
 
     def _event_reason_to_stop(self) -> str | None:
         if self._lost >= self._options.lost_max:
-            return f"{self._lost} monitor scans in a row showed no {self._options.trait}{self._refused}"
+            return f"{self._lost} monitor scans in a row showed no {self._options.trait}{self._trouble}"
         if not self._hysteresis.active and self._events >= self._options.events_max:
             return f"all {self._events} events are over"
         return None
 
-    def _monitor_reason_to_stop(self, budget: Budget) -> str | None:
+    def _monitor_reason_to_stop(self, budget: Budget, wait_s: float) -> str | None:
         if self._monitors >= self._options.monitor_max:
             return f"all {self._monitors} monitor scans are done, {self._events} events seen"
-        if short := self._reach.shortage([self._monitor], budget):
+        if short := self._reach.shortage([self._monitor], budget, wait_s=wait_s):
             return f"no further monitor scan fits, {self._events} events seen: {short}"
         return None
 

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from controller.core.decision import Acquire, AskLabel, Decision, Family, Observation, Stop
+from controller.core.decision import Acquire, AskLabel, Budget, Decision, Family, Observation, Stop
 from controller.core.errors import ConfigurationError
 from controller.core.frame import Frame
 from controller.core.protocols import Resources
@@ -24,6 +24,7 @@ from policies.places import tile_fields
 from policies.questions import LeastSureVisits, QuestionOptions, choice_about
 from policies.requests import Inbox, Reach, ScanStep
 from policies.visits import VisitOptions, Visitor, VisitScan
+from policies.wording import place_in_words
 
 
 class RegionsPolicy:
@@ -52,7 +53,7 @@ class RegionsPolicy:
         questions
             What a person is asked.
         refusals_max
-            Refusals in a row after which the policy stops.
+            Refused or failed scans in a row after which the policy stops.
         """
 
         overview: ScanStep = ScanStep(modality="overview")
@@ -83,7 +84,8 @@ class RegionsPolicy:
             problems.append(f"policy.options.visit.size_m={visit.size_m:g} m does not fit the stage box")
         if problems:
             raise ConfigurationError(*problems)
-        self._visitor = Visitor(visit, make_chooser(options.settings, visit, reach, rng), reach)
+        chooser = make_chooser(options.settings, visit, reach, rng, overview=self._overviews[0])
+        self._visitor = Visitor(visit, chooser, reach)
         self._inbox = Inbox()
         self._looked = 0
         self._looks: list[Look] = []
@@ -99,10 +101,12 @@ class RegionsPolicy:
 
     def decide(self, observation: Observation) -> Decision:
         """Return the next overview, scan of a visit or question; Stop when all is seen or spent."""
+        if repeated := self._inbox.again(observation, self._reach):
+            return repeated
         evidence = self._take(observation)
-        if self._inbox.refused_in_a_row >= self._options.refusals_max:
-            count = self._inbox.refused_in_a_row
-            return self._stop(f"{count} scans in a row were refused: {observation.refused}", evidence)
+        if (count := self._inbox.unanswered_in_a_row) >= self._options.refusals_max:
+            trouble = f"{count} scans in a row gave no frame, the last one {self._inbox.trouble}"
+            return self._stop(trouble, evidence)
         return self._inbox.expect(
             self._overview(evidence)
             or self._scan_of_visit(evidence)
@@ -125,7 +129,7 @@ class RegionsPolicy:
             if observation.segmentation is not None:
                 bits = float(observation.segmentation.uncertainty.mean())
             self._least_sure.consider(bits, self._visit, frame)
-        self._visitor.take(frame, observation.refused)
+        self._visitor.take(frame, observation)
         return {} if self._visitor.measured is None else self._visitor.measured.evidence()
 
     def _take_overview(self, frame: Frame, observation: Observation) -> dict[str, float]:
@@ -148,18 +152,19 @@ class RegionsPolicy:
         if self._looked == len(self._overviews):
             return None
         scan, self._looked = self._overviews[self._looked], self._looked + 1
-        y, x = (1e6 * c for c in scan.region.center_yx_m)
-        reason = f"overview {self._looked} of {len(self._overviews)}: field at ({y:.1f}, {x:.1f}) um"
+        place = place_in_words(scan.region.center_yx_m)
+        reason = f"overview {self._looked} of {len(self._overviews)}, {place}"
         return Acquire(reason=reason, evidence=evidence, settings=scan)
 
     def _scan_of_visit(self, evidence: dict[str, float]) -> Decision | None:
-        scan = self._visitor.next_scan(self._inbox.given)
+        scan = self._visitor.next_scan(self._inbox)
         return None if scan is None else self._acquire(scan, evidence)
 
     def _acquire(self, scan: VisitScan, evidence: dict[str, float]) -> Acquire:
-        y, x = (1e6 * c for c in self._ranked[self._visit - 1].region.center_yx_m)
-        place = f"brightest unvisited structure at ({y:.1f}, {x:.1f}) um"
-        reason = f"visit {self._visit} of {len(self._ranked)}: {place}; {scan.purpose}"
+        place = place_in_words(self._ranked[self._visit - 1].region.center_yx_m)
+        reason = f"visit {self._visit} of {len(self._ranked)}, {place}: {scan.purpose}"
+        if self._visitor.stage == "before":
+            reason += " (brightest unvisited structure)"
         return Acquire(reason=reason, evidence={**evidence, **scan.expected}, settings=scan.settings)
 
     def _question(
@@ -170,13 +175,13 @@ class RegionsPolicy:
             return None
         bits, visit, frame = taken
         question = choice_about(frame, self._options.questions.text, self._options.questions.choices)
-        reason = f"the segmentation of visit {visit} is the least sure of the latest, {bits:.2f} bits a pixel"
+        reason = f"visit {visit} has the least sure segmentation of the latest, {bits:.2f} bits a pixel"
         return AskLabel(reason=reason, evidence={**evidence, "uncertainty_bits": bits}, question=question)
 
     def _next_visit(self, observation: Observation, evidence: dict[str, float]) -> Decision:
         if not self._visit and not self._ranked:
             self._rank()
-        if why := self._reason_to_stop(observation):
+        if why := self._reason_to_stop(observation.budget):
             return self._question(observation, evidence, at_end=True) or self._stop(why, evidence)
         candidate = self._ranked[self._visit]
         self._visit += 1
@@ -193,16 +198,16 @@ class RegionsPolicy:
         self._ranked = best_apart(found, self._options.overlap_max)[: self._options.visits_max]
         self._least_sure.plan(len(self._ranked))
 
-    def _reason_to_stop(self, observation: Observation) -> str | None:
+    def _reason_to_stop(self, budget: Budget) -> str | None:
         if not self._looks:
-            refused = f"; the guard said: {observation.refused}" if observation.refused else ""
-            return f"none of {len(self._overviews)} overviews gave a frame{refused}"
+            trouble = f", the last one {self._inbox.trouble}" if self._inbox.trouble else ""
+            return f"none of {len(self._overviews)} overviews gave a frame{trouble}"
         if not self._ranked:
             return f"no structure worth a visit was found in {len(self._looks)} overviews"
         if self._visit == len(self._ranked):
             return f"all {self._visit} visits are done"
         worst = self._visitor.worst(self._ranked[self._visit].region)
-        if short := self._reach.shortage(worst, observation.budget):
+        if short := self._reach.shortage(worst, budget):
             return f"after {self._visit} of {len(self._ranked)} visits a further one does not fit: {short}"
         return None
 

@@ -19,6 +19,10 @@ from controller.core.limits import SafetyLimits
 from controller.core.protocols import Capabilities, Resources
 from controller.core.settings import Modality, NonNegative, Positive, Region, ScanSettings, Settings
 from policies.places import overlap_m2, whole_pixels
+from policies.power_steps import LastUse
+
+#: How often a request at which the microscope failed is made again.
+REPEATS_MAX = 2
 
 
 class ScanStep(Settings):
@@ -94,10 +98,13 @@ class Reach:
         """Return the dose that the guard reserves for a scan, its margin included."""
         return settings.dose_j_per_m2 * self.limits.dose_margin
 
-    def shortage(self, scans: Sequence[ScanSettings], budget: Budget) -> str | None:
-        """Return what is short, as half a sentence, if ``scans`` at their worst do not fit the budget."""
+    def shortage(self, scans: Sequence[ScanSettings], budget: Budget, *, wait_s: float = 0.0) -> str | None:
+        """Return what is short, as half a sentence, if ``scans`` at their worst do not fit the budget.
+
+        ``wait_s`` is the time in the dark before the first of them.
+        """
         energy_j = sum(scan.energy_j for scan in scans) * self.limits.dose_margin
-        duration_s = sum(scan.duration_s for scan in scans)
+        duration_s = wait_s + sum(scan.duration_s for scan in scans)
         for what, need, left, unit in (
             ("energy", energy_j, budget.energy_j, " J"),
             ("time", duration_s, budget.duration_s, " s"),
@@ -120,16 +127,28 @@ class Inbox:
     """Matches each observation with the request before it.
 
     An observation shows the newest frame, which may be an old one: after a question, a refusal or
-    a failed acquisition nothing new came. A microscope that failed counts as a refusal, too, but its
-    light may have fallen on the sample; the dose in the observation tells.
+    a failed acquisition nothing new came. A refusal lit nothing; the light of a failed scan counts.
+
+    Attributes
+    ----------
+    given
+        All scans that have put light on the sample, or may have.
+    last_use
+        The power of each light in the last frame that used it.
+    unanswered_in_a_row
+        Refused and failed scans since the last frame.
+    trouble
+        What the last of them was told, as half a sentence.
     """
 
     def __init__(self) -> None:
-        self._asked: ScanSettings | None = None
+        self._asked: Acquire | None = None
         self._newest = -1
-        self._scans_paid = 0
+        self._repeats = 0
         self.given: list[ScanSettings] = []
-        self.refused_in_a_row = 0
+        self.last_use = LastUse()
+        self.unanswered_in_a_row = 0
+        self.trouble = ""
 
     @property
     def waiting(self) -> bool:
@@ -138,23 +157,50 @@ class Inbox:
 
     def expect(self, decision: Decision) -> Decision:
         """Note whether ``decision`` asks for a frame, and return it."""
-        self._asked = decision.settings if isinstance(decision, Acquire) else None
+        self._asked = decision if isinstance(decision, Acquire) else None
+        self._repeats = 0
         return decision
+
+    def again(self, observation: Observation, reach: Reach) -> Acquire | None:
+        """Return the last request once more if the microscope failed at it; None to take the answer.
+
+        The fault may have passed, so it is worth up to ``REPEATS_MAX`` further tries, as far as budget
+        and dose allow.
+        """
+        asked = self._asked
+        if asked is None or observation.failure is None or self._repeats >= REPEATS_MAX:
+            return None
+        scan, given = asked.settings, [*self.given, asked.settings]
+        dose_left = reach.dose_left_j_per_m2(scan.region, given)
+        if reach.shortage([scan], observation.budget) or not reach.worst_dose_j_per_m2(scan) <= dose_left:
+            return None
+        self._note(observation)
+        self.given, self._repeats = given, self._repeats + 1
+        reason = f"try {self._repeats + 1} of {REPEATS_MAX + 1} after a failure: {asked.reason}"
+        return Acquire(reason=reason, settings=scan)
 
     def take(self, observation: Observation) -> Frame | None:
         """Return the frame that answers the last request, or None if none came."""
         asked, self._asked = self._asked, None
-        is_paid, self._scans_paid = observation.dose.frames > self._scans_paid, observation.dose.frames
         if asked is None:
             return None
-        if is_paid or observation.refused is None:
-            self.given.append(asked)
-        if observation.refused is not None:
-            self.refused_in_a_row += 1
+        if observation.refused is None:
+            self.given.append(asked.settings)
+        if observation.refused is not None or observation.failure is not None:
+            self._note(observation)
             return None
         frame = observation.frame
         if frame is None or frame.index <= self._newest:
             return None
         self._newest = frame.index
-        self.refused_in_a_row = 0
+        self.last_use = self.last_use.after(frame.settings)
+        self.unanswered_in_a_row = 0
         return frame
+
+    def _note(self, observation: Observation) -> None:
+        self.unanswered_in_a_row += 1
+        self.trouble = (
+            f"refused: {observation.refused}"
+            if observation.failure is None
+            else f"failed: {observation.failure}"
+        )

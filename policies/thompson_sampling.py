@@ -75,16 +75,20 @@ class ThompsonSampler:
         self,
         utility: UtilityOf,
         allowed: Callable[[Array], NDArray[np.bool_]],
+        box: tuple[Array, Array] | None = None,
     ) -> Array | None:
         """Return the next point to try, shape ``(dimensions,)``; None if no candidate is allowed.
 
-        ``utility`` and ``allowed`` take points of shape ``(n, dimensions)``.
+        ``utility`` and ``allowed`` take points of shape ``(n, dimensions)``. ``box`` holds the lowest and
+        the highest corner of what can be reached now, the whole cube without it; the initial trials
+        come as near to their places as it lets them.
         """
+        low, high = box or (np.zeros(self._dimensions), np.ones(self._dimensions))
         while self._design and len(self.points) < self._options.initial_trials:
-            point: Array = self._design.pop()
+            point: Array = np.clip(self._design.pop(), low, high)
             if allowed(point[None, :])[0]:
                 return point
-        points = self._candidates(utility)
+        points = self._candidates(utility, low, high)
         points = points[allowed(points)]
         if not len(points):
             return None
@@ -103,12 +107,12 @@ class ThompsonSampler:
         tried = np.array(self.points)
         return np.asarray(tried[int(np.argmax(utility(self.predict(tried), tried)))])
 
-    def _candidates(self, utility: UtilityOf) -> Array:
-        """Return points all over the cube, a quarter of them near the best so far."""
+    def _candidates(self, utility: UtilityOf, low: Array, high: Array) -> Array:
+        """Return points all over the box, a quarter of them near the best so far."""
         count = self._options.candidates
-        points = self._rng.random((count, self._dimensions))
+        points = low + (high - low) * self._rng.random((count, self._dimensions))
         best = self.best(utility)
         if best is not None:
             near = count // 4
-            points[:near] = np.clip(best + 0.1 * self._rng.standard_normal((near, self._dimensions)), 0, 1)
-        return points
+            points[:near] = best + 0.1 * self._rng.standard_normal((near, self._dimensions))
+        return np.clip(points, low, high)

@@ -13,10 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from controller.core.decision import Observation
 from controller.core.frame import Frame
 from controller.core.settings import Positive, Region, ScanSettings, Settings
 from policies.objectives import Measured, measure, signal_photons
-from policies.requests import Reach, ScanStep
+from policies.power_steps import PowerRanges, ranges_before
+from policies.requests import Inbox, Reach, ScanStep
+from policies.wording import value_in_words
 
 #: 2 NA / wavelength of emission for NA 1.4 and 670 nm: no confocal image has power beyond it.
 CONFOCAL_CUTOFF_PER_M = 4.2e6
@@ -74,6 +77,19 @@ class Choice:
     expected: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What the STED scan of a visit has to keep to, and how bright its region is.
+
+    ``powers_w`` are the lowest and the highest power of each light that the steps of power allow;
+    ``confocal_photons`` the signal of the confocal scan before, None if it is not known.
+    """
+
+    dose_max_j_per_m2: float = float("inf")
+    powers_w: PowerRanges = field(default_factory=dict)
+    confocal_photons: float | None = None
+
+
 class Chooser(Protocol):
     """Chooses the settings of each visit's STED scan, and learns from what came of them.
 
@@ -83,13 +99,8 @@ class Chooser(Protocol):
     def worst(self) -> Mapping[str, float]:
         """Return the settings that cost the most light of all that may be chosen."""
 
-    def choose(
-        self, dose_max_j_per_m2: float, refused: Sequence[Choice], confocal_photons: float | None
-    ) -> Choice | None:
-        """Return settings within the dose for a region of this confocal signal; None if there are none.
-
-        They are unlike those ``refused`` in this visit.
-        """
+    def choose(self, room: Room, refused: Sequence[Choice]) -> Choice | None:
+        """Return settings that keep to ``room``, unlike those ``refused`` in this visit; None without any."""
 
     def learn(self, choice: Choice, measured: Measured) -> None:
         """Take in what a scan with ``choice`` showed."""
@@ -110,8 +121,8 @@ class VisitScan:
 class Visitor:
     """Visits regions one at a time: confocal before, STED with chosen settings, confocal after.
 
-    A frame that did not come is left out of the measurement. If the guard refuses the first scan the
-    visit ends at once; if it refuses the STED scan others are chosen, up to ``refusals_max``.
+    If the guard refuses the first scan the visit ends at once; if it refuses the STED scan others are
+    chosen, up to ``refusals_max``. If the microscope fails at either for good, the visit ends, too.
 
     Attributes
     ----------
@@ -150,27 +161,30 @@ class Visitor:
         self._region, self.stage = region, "before"
         self._frames, self._refused, self._choice = {}, [], None
         self.outcome, self.measured, self.is_dose_spent = "", None, False
-        return self._confocal(region, "how bright it is")
+        return VisitScan(self._options.confocal.at(region), "confocal before STED")
 
-    def next_scan(self, given: Sequence[ScanSettings]) -> VisitScan | None:
+    def next_scan(self, inbox: Inbox) -> VisitScan | None:
         """Return the next scan of the visit; None if none is under way, or if it is over now.
 
-        ``given`` are all scans that have put light on the sample, or may have.
+        ``inbox`` knows the scans so far.
         """
         if self._region is None:
             return None
         if self.stage == "sted":
-            return self._sted(self._region, given)
-        return self._confocal(self._region, "how much of it the STED scan bleached")
+            return self._sted(self._region, inbox)
+        return VisitScan(self._options.confocal.at(self._region), "confocal after STED, for the bleaching")
 
-    def take(self, frame: Frame | None, refused: str | None) -> None:
-        """Take in the answer to the last scan: a frame, a refusal, or neither."""
+    def take(self, frame: Frame | None, observation: Observation) -> None:
+        """Take in the answer to the last scan: a frame, a refusal, a failure, or none of them."""
         if self._region is None:
             return
+        refused, failure = observation.refused, observation.failure
         if frame is not None:
             self._frames[self.stage] = frame
         if self.stage == "after":
             self._finish("done")
+        elif failure is not None:
+            self._finish(f"the microscope failed at it: {failure}")
         elif self.stage == "sted" and refused is not None and self._choice is not None:
             self._refused.append(self._choice)
         elif self.stage == "sted":
@@ -184,18 +198,19 @@ class Visitor:
         """Return what was learned from all visits, as the rest of a sentence; empty if nothing was."""
         return self._chooser.summary()
 
-    def _confocal(self, region: Region, question: str) -> VisitScan:
-        scan = self._options.confocal.at(region)
-        return VisitScan(scan, f"confocal {self.stage} the STED scan, to see {question}")
-
-    def _sted(self, region: Region, given: Sequence[ScanSettings]) -> VisitScan | None:
-        after = self._reach.worst_dose_j_per_m2(self._options.confocal.at(region))
-        dose_max = self._reach.dose_left_j_per_m2(region, given) - after
+    def _sted(self, region: Region, inbox: Inbox) -> VisitScan | None:
+        after = self._options.confocal.at(region)
+        dose_left = self._reach.dose_left_j_per_m2(region, inbox.given)
         choice = None
         if len(self._refused) < self._options.refusals_max:
             before = self._frames.get("before")
             brightness = None if before is None else signal_photons(before.photons)
-            choice = self._chooser.choose(dose_max, self._refused, brightness)
+            room = Room(
+                dose_left - self._reach.worst_dose_j_per_m2(after),
+                ranges_before(after, inbox.last_use, self._reach.limits),
+                brightness,
+            )
+            choice = self._chooser.choose(room, self._refused)
         if choice is None:
             # Refusals may pass, a dose does not come back.
             self.is_dose_spent = not self._refused
@@ -208,7 +223,8 @@ class Visitor:
             return None
         self._choice = choice
         scan = self._options.sted.replace(**choice.values).at(region)
-        return VisitScan(scan, f"STED with {1e3 * scan.sted_w:.0f} mW, {choice.why}", choice.expected)
+        power = value_in_words("sted_w", scan.sted_w)
+        return VisitScan(scan, f"STED, {power} ({choice.why})", choice.expected)
 
     def _finish(self, outcome: str) -> None:
         self._region, self.outcome = None, outcome

@@ -11,7 +11,7 @@ from controller.core.decision import Acquire, AskLabel, Budget, Dose, Observatio
 from controller.core.frame import Frame, Segmentation
 from controller.core.settings import Region, ScanSettings
 from controller.testing import resources
-from policies.event_traits import TraitMeter
+from policies.event_traits import RELATIVE_MAX, TraitMeter
 from policies.events import EventsPolicy, Hysteresis
 
 QUIET = 4.0
@@ -176,22 +176,106 @@ def test_the_loss_that_bleaching_makes_is_no_event() -> None:
     assert found.value < 1.0
 
 
+def labels_of(objects: int) -> Segmentation:
+    labels, zero = np.zeros((4, 4), dtype=np.int32), np.zeros((4, 4), dtype=np.float32)
+    labels[0, :objects] = np.arange(1, objects + 1)
+    return Segmentation(labels, zero, zero)
+
+
+def test_on_an_empty_sample_any_object_is_as_much_as_can_be_told() -> None:
+    meter = TraitMeter("object_count", relative=True)
+    quiet = frame(np.zeros((4, 4)))
+    assert meter.measure(quiet, labels_of(0)) is None  # the first frame is the baseline
+    meter.learn()
+    values = []
+    for objects in (0, 1, 3, 0):
+        found = meter.measure(quiet, labels_of(objects))
+        assert found is not None
+        values.append(found.value)
+    assert values == [0.0, RELATIVE_MAX, RELATIVE_MAX, 0.0]
+
+
+def test_objects_on_an_empty_sample_are_an_event_and_their_going_is_its_end() -> None:
+    options = EventsPolicy.Options(
+        trait="object_count", relative=True, enter=2.0, leave=1.5, frames_min=1, events_max=1
+    )
+    policy, kinds_seen = EventsPolicy.from_options(options, resources()), ""
+    seen, counts = Observation(None, None, None, Dose(), Budget(), 0.0), [0, 0, 0, 2, 1, 0]
+    for index in range(20):
+        decision = policy.decide(seen)
+        assert np.isfinite(list(decision.evidence.values())).all()
+        kinds_seen += kinds([decision])
+        if not isinstance(decision, Acquire):
+            break
+        shape, found = decision.settings.shape_yx, None
+        if decision.settings.modality != "sted":
+            labels, zero = np.zeros(shape, dtype=np.int32), np.zeros(shape, dtype=np.float32)
+            objects = counts.pop(0)
+            labels[0, :objects] = np.arange(1, objects + 1)
+            found = Segmentation(labels, zero, zero)
+        now = Frame(np.ones(shape), decision.settings, index, 0.0)
+        seen = Observation(now, None, found, Dose(), Budget(), 0.0)
+    assert kinds_seen == "ccccscsc."
+
+
+def test_quiet_monitor_scans_keep_their_interval_and_an_event_waits_for_nothing() -> None:
+    """A monitor scan takes 3 s here and an event scan 1 s; the times are those of the session's clock."""
+    levels = [0.0] * 4 + [20.0] * 2 + [0.0] * 4
+    options = EventsPolicy.Options(monitor_interval_s=30.0, frames_min=1)
+    policy, rng = EventsPolicy.from_options(options, resources()), np.random.default_rng(0)
+    seen, now_s, told = Observation(None, None, None, Dose(), Budget(), 5.0), 5.0, []
+    for index in range(12):
+        decision = policy.decide(seen)
+        assert isinstance(decision, Acquire)
+        is_event = decision.settings.modality == "sted"
+        told.append((decision.settings.modality[0], decision.start_s))
+        started_s = max(now_s, decision.start_s or 0.0)
+        now_s = started_s + (1.0 if is_event else 3.0)
+        photons = image(rng, decision.settings.shape_yx, levels[0] if is_event else levels.pop(0))
+        now = Frame(photons, decision.settings, index, started_s)
+        seen = Observation(now, None, None, Dose(), Budget(), now_s)
+    # The first at 5 s and then every 30 s. The event begins in the frame of 125 s and is over in the one
+    # of 133 s, after frames of 128 + 1 s; from there on every 30 s again.
+    assert told == [
+        ("c", None), ("c", 35.0), ("c", 65.0), ("c", 95.0), ("c", 125.0),
+        ("s", None), ("c", None), ("s", None), ("c", None), ("c", 163.0), ("c", 193.0), ("c", 223.0),
+    ]  # fmt: skip
+
+
+def test_a_monitor_scan_that_failed_is_lost_after_three_tries() -> None:
+    policy = EventsPolicy.from_options(EventsPolicy.Options(lost_max=2, monitor_interval_s=9.0), resources())
+    failed = Observation(None, None, None, Dose(), Budget(), 0.0, failure="the shutter is stuck")
+    decisions = [policy.decide(failed) for _ in range(7)]
+    assert kinds(decisions) == "cccccc."
+    assert [d.start_s for d in decisions if isinstance(d, Acquire)] == [None, None, None, 9.0, None, None]
+    assert decisions[-1].reason == (
+        "2 monitor scans in a row showed no max_change, the last one failed: the shutter is stuck"
+    )
+
+
+def test_waiting_that_does_not_fit_the_time_ends_the_session() -> None:
+    policy = EventsPolicy.from_options(EventsPolicy.Options(monitor_interval_s=60.0), resources())
+    budget = Budget(duration_s=50.0)
+    seen = Observation(None, None, None, Dose(), budget, 0.0)
+    first = policy.decide(seen)
+    assert isinstance(first, Acquire)
+    photons = np.ones(first.settings.shape_yx)
+    now = Frame(photons, first.settings, 0, 0.0)
+    second = policy.decide(Observation(now, None, None, Dose(), budget, 1.0))
+    assert isinstance(second, Stop)
+    assert "of time needed" in second.reason
+
+
 def test_a_frame_that_cannot_be_measured_teaches_nothing() -> None:
     """During an event the frame measured last is one of the event: it must not become the new normal."""
     meter = TraitMeter("object_count", relative=True)
     zero = np.zeros((4, 4), dtype=np.float32)
-
-    def count(objects: int) -> Segmentation:
-        labels = np.zeros((4, 4), dtype=np.int32)
-        labels[0, :objects] = np.arange(1, objects + 1)
-        return Segmentation(labels, zero, zero)
-
-    meter.measure(frame(zero), count(1))
+    meter.measure(frame(zero), labels_of(1))
     meter.learn()
-    event = meter.measure(frame(zero), count(4))
+    event = meter.measure(frame(zero), labels_of(4))
     assert meter.measure(frame(zero), None) is None
     meter.learn()
-    assert meter.measure(frame(zero), count(4)) == event
+    assert meter.measure(frame(zero), labels_of(4)) == event
 
 
 def test_a_refused_event_scan_is_not_asked_for_again_in_that_event() -> None:

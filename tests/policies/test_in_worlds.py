@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -87,7 +88,7 @@ def run(
         history.append((decision, seen))
         if isinstance(decision, Stop):
             return history
-        seen = replace(seen, refused=None, now_s=float(cycle))
+        seen = replace(seen, refused=None, failure=None, now_s=float(cycle))
         if isinstance(decision, AskLabel):
             continue
         assert world.allowed.violations(decision.settings, "test") == []
@@ -95,15 +96,15 @@ def run(
         if luck < world.trouble or decision.settings.energy_j > energy_j - world.energy_j:
             seen = replace(seen, refused="refused by the guard")
             continue
-        frame: Frame | None = world.acquire(decision.settings)
-        assert frame is not None
+        frame = world.acquire(decision.settings)
+        budget = Budget(energy_j=energy_j - world.energy_j)
+        if luck > 1 - world.trouble / 3:
+            seen = replace(seen, budget=budget, failure="the microscope failed")
+            continue
         denoised: Denoised | None = Denoised(frame.photons, np.sqrt(frame.photons + 1), frame.index)
         segmentation: Segmentation | None = world.segment(frame)
         if luck > 1 - world.trouble:
             denoised = segmentation = None
-        if luck > 1 - world.trouble / 3:
-            frame = None
-        budget = Budget(energy_j=energy_j - world.energy_j)
         seen = Observation(frame, denoised, segmentation, Dose(), budget, float(cycle))
     raise AssertionError(f"no stop within {cycles} cycles")
 
@@ -244,8 +245,13 @@ def test_each_decision_can_be_read_by_a_biologist() -> None:
     allowed = limits()
     history = run(make(RegionsPolicy, {"visits_max": 6, "settings": QUICK}, allowed), World(3, allowed))
     reasons = [decision.reason for decision, _ in history]
-    assert reasons[0].startswith("overview 1 of 4: field at (")
-    assert any("visit 1 of" in r and "brightest unvisited structure at (" in r for r in reasons)
+    assert re.fullmatch(r"overview 1 of 4, x -?\d+\.\d µm, y -?\d+\.\d µm", reasons[0])
+    visits = [r for r in reasons if r.startswith("visit 1 of 6, x ")]
+    assert visits[0].endswith("µm: confocal before STED (brightest unvisited structure)")
+    assert re.search(r"µm: STED, [\d.]+ mW \(exploring\)$", visits[1])
+    assert visits[2].endswith("µm: confocal after STED, for the bleaching")
+    assert re.search(r"best settings so far: dwell [\d.]+ µs, excitation .* µW, STED .* mW$", reasons[-1])
+    assert max(len(reason) for reason in reasons[:-1]) <= 95
     evidence = {name for decision, _ in history for name in decision.evidence}
     assert {"detail_snr", "bleached_fraction", "signal_photons", "expected_detail_snr"} <= evidence
 
@@ -311,6 +317,56 @@ def test_refused_sted_settings_are_followed_by_gentler_ones_and_then_by_the_next
     assert asked[2].region != asked[3].region
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_failed_is_asked_for_again_and_is_not_taken_for_a_refusal(kind: str) -> None:
+    """A device that fails at each scan once does not change what is asked for."""
+    policy_type, options = KINDS[kind]
+    allowed = limits()
+    asked: dict[bool, list[ScanSettings]] = {}
+    for fails in (False, True):
+        policy, world = make(policy_type, options, allowed), World(0, allowed)
+        seen, new = Observation(None, None, None, Dose(), Budget(), 0.0), asked.setdefault(fails, [])
+        for _ in range(60):
+            decision = policy.decide(seen)
+            if isinstance(decision, Stop):
+                break
+            seen = replace(seen, failure=None)
+            if isinstance(decision, AskLabel):
+                continue
+            if fails:
+                seen = replace(seen, failure="the shutter is stuck")
+                again = policy.decide(seen)
+                assert isinstance(again, Acquire)
+                assert again.settings == decision.settings
+                assert again.reason == f"try 2 of 3 after a failure: {decision.reason}"
+            new.append(decision.settings)
+            seen = replace(seen, frame=world.acquire(decision.settings), failure=None)
+    assert asked[True] == asked[False]
+    assert len(asked[True]) >= 5
+
+
+def test_a_trial_whose_sted_scan_fails_for_good_is_given_up_and_not_learned_from() -> None:
+    allowed = limits()
+    policy, world = make(ThompsonPolicy, {"trials_max": 2, "settings": QUICK}, allowed), World(0, allowed)
+    seen = Observation(None, None, None, Dose(), Budget(), 0.0)
+    asked: list[ScanSettings] = []
+    decision: Decision = Stop(reason="not asked yet")
+    for _ in range(30):
+        decision = policy.decide(seen)
+        if isinstance(decision, Stop):
+            break
+        assert isinstance(decision, Acquire)
+        asked.append(decision.settings)
+        if decision.settings.modality == "sted":
+            seen = replace(seen, failure="the modulator is stuck")
+        else:
+            seen = replace(seen, frame=world.acquire(decision.settings), failure=None)
+    # Three tries with the same settings, no other ones, and no confocal scan after nothing.
+    assert [s.modality[0] for s in asked] == ["c", "s", "s", "s"] * 2
+    assert asked[1] == asked[2] == asked[3]
+    assert decision.reason == "all 2 trials are done"
+
+
 def test_settings_whose_dose_would_break_the_limit_of_a_point_are_not_asked_for() -> None:
     allowed = limits(pixel_dose_max_j_per_m2=4e9)
     options = {
@@ -325,6 +381,7 @@ def test_settings_whose_dose_would_break_the_limit_of_a_point_are_not_asked_for(
     assert "within the dose that is left" in history[-1][0].reason
 
 
+FAR_OUT = {"center_yx_m": [3.5e-6, -2e-6], "size_yx_m": [1e-6, 1e-6]}
 HIGH_STED = {**QUICK, "parameters": [{"name": "sted_w", "low": 0.0, "high": 0.5}]}
 SHORT_DWELL = {**QUICK, "parameters": [{"name": "dwell_s", "low": 1e-7, "high": 1e-5}]}
 MISTAKES: list[tuple[type[Any], dict[str, Any], str]] = [
@@ -337,6 +394,11 @@ MISTAKES: list[tuple[type[Any], dict[str, Any], str]] = [
     (EventsPolicy, {"monitor": {"pixel_size_m": 1e-6}}, "monitor: pixel_size_m"),
     (EventsPolicy, {"event_size_m": 4.2e-6}, "event: region of .* larger than the field of view"),
     (ThompsonPolicy, {"visit": {"size_m": 4.2e-6}}, "visit.confocal: region of .* field of view"),
+    (
+        ThompsonPolicy,
+        {"regions": [{"center_yx_m": [0.0, 0.0], "size_yx_m": [1e-6, 1e-6]}, FAR_OUT]},
+        r"regions\[1\]: a square .* x -2\.0 µm, y 3\.5 µm .* x -5 to 1 µm, y -2 to 4 µm \(stage_box",
+    ),
 ]
 
 

@@ -90,6 +90,16 @@ def test_where_nothing_is_allowed_nothing_is_proposed() -> None:
     assert sampler.ask(utility, lambda points: np.zeros(len(points), dtype=bool)) is None
 
 
+def test_nothing_is_proposed_outside_the_box_that_can_be_reached() -> None:
+    sampler = ThompsonSampler(3, NAMES, np.random.default_rng(0), SamplerOptions(candidates=200))
+    rng, low, high = np.random.default_rng(1), np.array([0.2, 0.0, 0.0]), np.array([0.3, 1.0, 0.15])
+    for _ in range(12):
+        point = sampler.ask(utility, anywhere, (low, high))
+        assert point is not None
+        assert ((point >= low) & (point <= high)).all()
+        sampler.tell(point, noisy(point, rng))
+
+
 def test_preferences_may_change_without_learning_anew() -> None:
     sampler = ThompsonSampler(3, NAMES, np.random.default_rng(0), SamplerOptions(candidates=200))
     rng = np.random.default_rng(1)
