@@ -82,7 +82,7 @@ class SessionConfig(Settings):
     name: Name
     hardware: Name
     seed: Annotated[int, Field(ge=0)] = 0
-    failures_in_a_row_max: Annotated[int, Field(ge=0)] = 2
+    failures_in_a_row_max: Annotated[int, Field(ge=0)] = 3
     budget: BudgetConfig = BudgetConfig()
     policy: StageConfig = StageConfig(name="regions")
     denoiser: StageConfig = StageConfig(name="adaptive_kalman", fallback="raw")

@@ -44,7 +44,7 @@ class Parts:
     segmenter: Stage[Segmenter]
     clock: Clock
     budget: Budget
-    failures_in_a_row_max: int = 2
+    failures_in_a_row_max: int = 3
 
 
 @dataclass(frozen=True, slots=True)

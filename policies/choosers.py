@@ -74,7 +74,7 @@ class ThompsonSettings(SamplerOptions):
     method: Literal["thompson"] = "thompson"
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)] = (
         Parameter(name="dwell_s", low=5e-6, high=50e-6, scale="log"),
-        Parameter(name="excitation_w", low=2e-6, high=20e-6, scale="log"),
+        Parameter(name="excitation_w", low=2e-6, high=12e-6, scale="log"),
         Parameter(name="sted_w", low=0.0, high=0.2),
     )
     utility: Utility = Utility()

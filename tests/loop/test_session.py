@@ -255,7 +255,7 @@ def test_a_microscope_that_keeps_failing_ends_the_session(tmp_path: Path) -> Non
     outcome, reader = run(tmp_path, Plan(*[TAKE] * 9), microscope=Dead())
     assert outcome.status == "failed"
     assert "no answer from the laser" in outcome.reason
-    assert len(reader.reservations) == 3
+    assert len(reader.reservations) == 4
 
 
 def test_a_frame_with_nan_never_reaches_the_policy(tmp_path: Path) -> None:
