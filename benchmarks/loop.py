@@ -30,7 +30,7 @@ from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Denoiser, Segmenter
 from controller.core.settings import Region, ScanSettings
 from controller.plugins import find
-from controller.recording.writer import SessionWriter
+from controller.recording.writer import SessionWriter, claim_folder
 from controller.session import Parts, Session
 from controller.stages import Stage
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope, resources
@@ -41,6 +41,7 @@ START = {
     "hardware": {},
     "config_sha256": "",
     "config_folder": ".",
+    "hardware_path": "",
     "microscope": {},
     "versions": {},
 }
@@ -99,7 +100,7 @@ def session(
         budget=Budget(cycles=frames),
     )
     cycles: list[Cycle] = []
-    writer = SessionWriter.create(folder, {**START, "run_id": str(uuid.uuid4())})
+    writer = SessionWriter.create(claim_folder(folder), {**START, "run_id": str(uuid.uuid4())})
     outcome = Session(parts, writer, cycles.append).run()
     if outcome.status != "completed":
         raise SystemExit(f"the session failed: {outcome.reason}")

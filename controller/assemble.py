@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from pydantic import ValidationError
 
 from controller.config import (
     Experiment,
@@ -21,12 +22,12 @@ from controller.config import (
     SessionConfig,
     StageConfig,
     line_of,
+    load,
     plugin_options,
 )
 from controller.core.clock import SimulatedClock, SystemClock
 from controller.core.decision import Acquire, Budget, Cycle, Decision, Observation
 from controller.core.errors import ConfigurationError, SessionFolderError
-from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import (
     Capabilities,
@@ -42,8 +43,8 @@ from controller.microscopes.replay import RecordedSession
 from controller.plugins import Role, find
 from controller.recording.documents import StartDocument
 from controller.recording.reader import SessionReader
-from controller.recording.writer import SessionWriter
-from controller.recovery import Recovery, last_time_s
+from controller.recording.writer import SessionWriter, claim_folder
+from controller.recovery import RecordedClock, Recovery, Replay, last_time_s
 from controller.session import Parts, Session
 from controller.stages import Stage
 
@@ -58,58 +59,44 @@ class Hooks:
     acknowledged: Callable[[int], None] | None = None
 
 
-class _RecordedClock:
-    """Shows the recorded time of each cycle; the loop looks at the clock as often as it did then."""
-
-    def __init__(self, times_s: list[float]) -> None:
-        self.times_s = times_s
-        self.cycle = 0
-
-    def now_s(self) -> float:
-        return self.times_s[min(self.cycle, len(self.times_s) - 1)] if self.times_s else 0.0
-
-    def sleep(self, duration_s: float) -> None:
-        """Do nothing: the recording knows how long it took."""
-
-
 def new_session(experiment: Experiment, folder: Path, *, hooks: Hooks | None = None) -> Session:
-    """Connect to the microscope and open a session folder; nothing is moved or lit yet."""
-    config, hardware = experiment.session.config, experiment.hardware.config
+    """Open a session folder and connect to the microscope; nothing is moved or lit yet."""
     builder = _Builder.fresh(experiment)
-    parts = builder.parts()
     start = {
         "run_id": str(uuid.uuid4()),
-        "seed": config.seed,
-        "experiment": config.model_dump(mode="json", by_alias=True),
-        "hardware": hardware.model_dump(mode="json", by_alias=True),
+        "seed": builder.config.seed,
+        "experiment": builder.config.model_dump(mode="json", by_alias=True),
+        "hardware": builder.hardware.model_dump(mode="json", by_alias=True),
         "config_sha256": experiment.sha256,
         "config_folder": str(builder.folder),
-        "microscope": _plain(asdict(parts.microscope.capabilities())),
+        "hardware_path": str(experiment.hardware.path.resolve()),
         "versions": versions(),
     }
-    return _open(parts, folder, start, hooks)
+    return _open(builder.parts, folder, start, hooks)
 
 
 def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
     """Open a session that was cut off, as it was at the last thing that its journal knows."""
-    reader = SessionReader(folder)
-    if reader.status == "completed":
-        raise SessionFolderError(f"{folder}: this session is complete; run a new one instead")
-    builder = _Builder.recorded(reader.start, folder)
-    builder.clock = SimulatedClock() if builder.simulated_clock else SystemClock(last_time_s(reader))
-    parts = builder.parts()
+    writer = SessionWriter.reopen(folder, **_writer_hooks(folder, hooks))
+    parts: Parts | None = None
     try:
-        writer = SessionWriter.reopen(folder, **_writer_hooks(folder, hooks))
-    except BaseException:
-        parts.microscope.close()
-        raise
-    session = Session(parts, writer, hooks.cycle if hooks else None)
-    try:
-        # Read again: the torn line is cut now, and nobody else can write.
-        Recovery(session, SessionReader(folder), builder.microscope).run()
+        reader = SessionReader(folder)
+        if reader.status == "completed":
+            raise SessionFolderError(f"{folder}: this session is complete; run a new one instead")
+        if reader.start.replay_of is not None:
+            raise SessionFolderError(
+                f"{folder}: this is a replay, which spends no light; replay it again instead"
+            )
+        builder = _Builder.recorded(reader.start, folder)
+        _refuse_other_limits(reader.start, builder.hardware)
+        builder.clock = SimulatedClock() if builder.simulated_clock else SystemClock(last_time_s(reader))
+        parts = builder.parts()
+        session = Session(parts, writer, hooks.cycle if hooks else None)
+        Recovery(session, reader, builder.microscope).run()
         writer.resume(now_s=parts.clock.now_s(), versions=versions())
     except BaseException:
-        parts.microscope.close()
+        if parts is not None:
+            parts.microscope.close()
         writer.abandon()
         raise
     return session
@@ -119,32 +106,15 @@ def replayed_session(recorded: Path, folder: Path, *, hooks: Hooks | None = None
     """Run the loop of a recorded session again, on its recorded frames, into a new folder."""
     reader = SessionReader(recorded)
     builder = _Builder.recorded(reader.start, recorded)
-    clock = _RecordedClock([cycle.now_s for cycle in reader.cycles])
+    clock, microscope = RecordedClock(), RecordedSession(_capabilities(reader.start.microscope))
     builder.clock = clock
-    frame_of = {frame.reservation: frame.index for frame in reader.frames.values()}
-    failed = {cycle.index for cycle in reader.cycles if cycle.frame_index is None}
-    # Light that was lost in a crash belongs to no cycle, and there is nothing of it to show.
-    lost = {booking.number for booking in reader.unsettled() if booking.cycle not in failed}
-    dark = {number for number, lit in reader.settled.items() if lit is None}
-    scans = [b for b in reader.reservations if b.number not in lost | dark]
-
-    def load(scan: int) -> Frame | None:
-        index = frame_of.get(scans[scan].number)
-        return None if index is None else reader.frame(index)
-
-    capabilities = _capabilities(reader.start.microscope)
-    parts = builder.parts(RecordedSession(capabilities, [scan.settings for scan in scans], load))
     start = reader.start.model_dump(
-        mode="json", by_alias=True, exclude={"uid", "type", "created_utc", "schema_"}
+        mode="json", by_alias=True, exclude={"uid", "type", "created_utc", "schema_", "microscope"}
     )
-    start |= {"run_id": str(uuid.uuid4()), "versions": versions()}
-
-    def next_time(cycle: Cycle) -> None:
-        clock.cycle = cycle.index + 1
-        if hooks and hooks.cycle:
-            hooks.cycle(cycle)
-
-    return _open(parts, folder, start, Hooks(next_time, hooks.acknowledged if hooks else None))
+    start |= {"run_id": str(uuid.uuid4()), "versions": versions(), "replay_of": reader.start.run_id}
+    session = _open(lambda: builder.parts(microscope), folder, start, hooks)
+    session.script = Replay(session, reader, microscope, clock)
+    return session
 
 
 def check_microscope(experiment: Experiment) -> tuple[Capabilities, Decision, str | None]:
@@ -203,12 +173,16 @@ class _Builder:
     @classmethod
     def recorded(cls, start: StartDocument, folder: Path) -> _Builder:
         """Make one from a start document: the journal, not the files of today, is what counts."""
-        return cls(
-            HardwareConfig.model_validate_json(json.dumps(start.hardware)),
-            SessionConfig.model_validate_json(json.dumps(start.experiment)),
-            Path(start.config_folder),
-            f"{folder}/journal.jsonl, start document",
-        )
+        source = f"{folder}/journal.jsonl, start document"
+        try:
+            return cls(
+                HardwareConfig.model_validate_json(json.dumps(start.hardware)),
+                SessionConfig.model_validate_json(json.dumps(start.experiment)),
+                Path(start.config_folder),
+                source,
+            )
+        except ValidationError as error:
+            raise SessionFolderError(f"{source}: {error}") from error
 
     def parts(self, microscope: Microscope | None = None) -> Parts:
         """Make the microscope, unless one is given, and everything that works with it."""
@@ -216,7 +190,8 @@ class _Builder:
         limits = self.hardware.limits
         budget = self.config.budget
         if budget.session_energy_j is not None:
-            limits = limits.replace(session_energy_max_j=budget.session_energy_j)
+            lower_j = min(budget.session_energy_j, limits.session_energy_max_j)
+            limits = limits.replace(session_energy_max_j=lower_j)
         self.microscope = microscope or cast(
             "Microscope", self._make("microscopes", driver.driver, driver.options, "microscope", None)
         )
@@ -298,13 +273,38 @@ class _Builder:
         return f"{file.path}:{line_of(file.text, key.split('.'))}: {problem}"
 
 
-def _open(parts: Parts, folder: Path, start: dict[str, Any], hooks: Hooks | None) -> Session:
+def _open(make: Callable[[], Parts], folder: Path, start: dict[str, Any], hooks: Hooks | None) -> Session:
+    """Take the folder first: a microscope that another session uses must not be touched in vain."""
+    journal = claim_folder(folder)
     try:
-        writer = SessionWriter.create(folder, start, **_writer_hooks(folder, hooks))
+        parts = make()
+    except BaseException:
+        journal.discard()
+        raise
+    try:
+        start["microscope"] = _plain(asdict(parts.microscope.capabilities()))
+        writer = SessionWriter.create(journal, start, **_writer_hooks(folder, hooks))
     except BaseException:
         parts.microscope.close()
+        journal.discard()
         raise
     return Session(parts, writer, hooks.cycle if hooks else None)
+
+
+def _refuse_other_limits(start: StartDocument, recorded: HardwareConfig) -> None:
+    """Refuse to go on with limits that have been changed since: the file of today is what people mean."""
+    path = Path(start.hardware_path)
+    if not path.exists():
+        return
+    today, then = load(path).hardware.config.limits, recorded.limits
+    changed = [
+        f"{path}: limits.{name} was {old!r} when the session began and is {new!r} now; "
+        f"a session goes on only with the limits it began with"
+        for (name, old), (_, new) in zip(then, today, strict=True)
+        if old != new
+    ]
+    if changed:
+        raise ConfigurationError(*changed)
 
 
 def _writer_hooks(folder: Path, hooks: Hooks | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from controller.session import Outcome, Session
 
 EXIT_FAILURE, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 1, 2, 130
+_SIGNALS_TO_QUIT = 5
 _EXIT_CODE = {"completed": 0, "failed": EXIT_FAILURE, "interrupted": EXIT_INTERRUPTED}
 
 app = typer.Typer(
@@ -63,7 +64,8 @@ def new(
                 raise ConfigurationError(f"{target} exists already; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, folder / hardware)
-        text = template.read_text().replace('"NAME"', json.dumps(folder.resolve().name))
+        name = json.dumps(folder.resolve().name, ensure_ascii=False)
+        text = template.read_text().replace('"NAME"', name)
         (folder / "experiment.toml").write_text(text.replace('"HARDWARE"', json.dumps(hardware)))
         typer.echo(f"{folder}/experiment.toml and {folder}/{hardware} are yours to edit. Next:")
         typer.echo(f"  stedfast check {folder}\n  stedfast run {folder}")
@@ -155,7 +157,7 @@ def replay(
             typer.echo(
                 f"decisions: {'identical' if same else 'different'} ({len(ours)} of {len(theirs)}){where}"
             )
-        raise typer.Exit(0 if same else EXIT_FAILURE)
+        raise typer.Exit(_EXIT_CODE[outcome.status] or (0 if same else EXIT_FAILURE))
 
 
 @app.command("report")
@@ -186,9 +188,15 @@ def label(
     with _errors_told(as_json=False):
         from rich.console import Console
 
+        from controller.core.decision import AskLabel
         from controller.labels.store import LabelStore
+        from controller.recording.reader import SessionReader
 
-        store, console = LabelStore(folder), Console()
+        store, console = LabelStore(folder, create=True), Console()
+        for cycle in SessionReader(folder).cycles:
+            # The journal holds every question, also one that its queue could not take at the time.
+            if isinstance(cycle.decision, AskLabel) and cycle.refused is None:
+                store.put(cycle.index, cycle.decision.question)
         waiting = store.unanswered()
         for position, asked in enumerate(waiting, start=1):
             choices = asked.question.choices
@@ -270,32 +278,55 @@ def _play(make: Callable[[Hooks], Session], energy_j: float, as_json: bool) -> O
     from controller.display import SessionProgress
 
     console = Console(stderr=True, quiet=as_json)
-    with SessionProgress(console, energy_j) as progress:
+    stopper = _Stopper(console)
+    with SessionProgress(console, energy_j) as progress, stopper.listening():
         session = make(Hooks(progress.cycle, progress.acknowledged))
-        with _signals_stop(session, console):
-            return session.run()
+        return stopper.run(session)
 
 
-@contextmanager
-def _signals_stop(session: Session, console: Console) -> Iterator[None]:
-    """First signal: stop after this frame. Second: abort. Later ones: the light is going out already."""
-    count = 0
+class _Stopper:
+    """Turns signals into an orderly end.
 
-    def handle(number: int, _: object) -> None:
-        nonlocal count
-        count += 1
-        if count == 1:
+    First signal: stop after this frame. Second: abort. While the light is being put out and the record
+    closed, three more are needed to end the process at once. A closed terminal counts like Ctrl-C.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._session: Session | None = None
+        self._count = 0
+
+    def run(self, session: Session) -> Outcome:
+        self._session = session
+        if self._count:
+            session.stop_after_this_frame("stopped by the user before the first frame")
+        return session.run()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+        before = {number: signal.signal(number, self._handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        self._count += 1
+        session = self._session
+        if session is None:
+            raise KeyboardInterrupt  # still connecting: there is nothing to end in order
+        if session.is_ending:
+            if self._count >= _SIGNALS_TO_QUIT:
+                os._exit(EXIT_INTERRUPTED)  # the disk hangs, and the light has been put out
+            return
+        if self._count == 1:
             session.stop_after_this_frame(f"stopped by the user ({signal.Signals(number).name})")
-            console.print("[yellow]stopping after this frame; once more aborts[/yellow]")
-        elif count == 2:
+            with suppress(Exception):  # the terminal may be what has gone
+                self._console.print("[yellow]stopping after this frame; once more aborts[/yellow]")
+        else:
             raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _tell_outcome(outcome: Outcome, folder: Path, report: Path | None, as_json: bool, **more: Any) -> None:
@@ -325,12 +356,10 @@ def _energy_budget_j(start: StartDocument) -> float:
 
 def _write_report(folder: Path) -> Path | None:
     """Write the report at the end of a run; a session is not worse for a report that cannot be written."""
-    from controller.core.errors import StedfastError
-
     try:
         return _report(folder, folder / "report.html")
-    except (OSError, StedfastError) as error:
-        typer.echo(f"the report could not be written: {error}", err=True)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # its outcome is what matters
+        typer.echo(f"the report could not be written: {type(error).__name__} {error}", err=True)
         return None
 
 
@@ -365,18 +394,24 @@ def _errors_told(as_json: bool) -> Iterator[None]:
     """Say what is wrong without a traceback, and exit with the code that tells what kind it is."""
     from controller.core.errors import ConfigurationError, SessionFolderError, StedfastError
 
-    try:
-        yield
-    except (StedfastError, OSError) as error:
-        configuration = isinstance(error, ConfigurationError | SessionFolderError)
-        problems = list(getattr(error, "problems", (str(error),)))
+    def end(status: str, code: int, *problems: str, cause: BaseException) -> None:
         if as_json:
-            status = "bad configuration" if configuration else "failed"
             typer.echo(json.dumps({"status": status, "problems": problems}))
         else:
             for problem in problems:
                 typer.echo(problem, err=True)
-        raise typer.Exit(EXIT_CONFIGURATION if configuration else EXIT_FAILURE) from error
+        raise typer.Exit(code) from cause
+
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except (ConfigurationError, SessionFolderError) as error:
+        problems = getattr(error, "problems", (str(error),))
+        end("bad configuration", EXIT_CONFIGURATION, *problems, cause=error)
+    except (StedfastError, OSError) as error:
+        end("failed", EXIT_FAILURE, str(error), cause=error)
     except KeyboardInterrupt as error:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from error
+        end("interrupted", EXIT_INTERRUPTED, "interrupted", cause=error)
+    except Exception as error:  # noqa: BLE001  # a plug-in may raise anything
+        end("failed", EXIT_FAILURE, f"unexpected {type(error).__name__}: {error}", cause=error)

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from controller.core.errors import ConfigurationError
 from controller.core.limits import SafetyLimits, SafeValues
-from controller.core.settings import Positive, Settings
+from controller.core.settings import MAX_WAIT_S, Positive, Settings
 from controller.plugins import Role, find
 
 HARDWARE_SCHEMA: Literal["stedfast-hardware/1"] = "stedfast-hardware/1"
@@ -69,10 +69,17 @@ class StageConfig(Settings):
     """A model or policy: its name and options, its deadline, and who steps in if it fails."""
 
     name: Name
-    deadline_s: Positive = 10.0
+    deadline_s: Annotated[float, Field(gt=0, le=MAX_WAIT_S)] = 10.0
     fallback: Name | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     fallback_options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fallback_is_another(self) -> StageConfig:
+        # The record tells who decided by name.
+        if self.fallback == self.name:
+            raise ValueError(f"the fallback of {self.name!r} must be another plug-in")
+        return self
 
 
 class SessionConfig(Settings):

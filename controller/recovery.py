@@ -1,37 +1,86 @@
-"""Brings a session back to where its journal ends, so that it can go on as if nothing had happened.
+"""Goes through the record of a session: to resume it after a crash, or to replay it.
 
-Nothing but the journal and the images is needed. The policy is asked again at each recorded cycle,
-with what it saw then, and must decide as it did then; so it arrives at the state it had. The ledger
-books each recorded scan again, and a simulated sample is exposed to the same light again. Light that
-was reserved but left no frame is booked in full: it may have fallen on the sample.
+Nothing but the journal and the images is needed. To resume, the policy is asked again at each recorded
+cycle, with what it saw then, and must decide as it did then; so it arrives at the state it had. The
+ledger books each recorded scan again, and a simulated sample is exposed to the same light again. Light
+that was reserved but left no frame is booked in full: it may have fallen on the sample.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from controller.core.clock import SimulatedClock
 from controller.core.decision import Acquire, Cycle, Dose
-from controller.core.errors import ReplayDivergedError
+from controller.core.errors import EndOfRecordingError, InvalidRequestError, ReplayDivergedError
 from controller.core.frame import Frame
 from controller.core.protocols import Microscope, RemembersLight
-from controller.core.settings import ScanSettings
-from controller.recording.documents import (
-    CycleDocument,
-    ReserveDocument,
-    ResumeDocument,
-)
+from controller.microscopes.replay import RecordedSession
+from controller.recording.documents import CycleDocument, ReserveDocument, ResumeDocument
 from controller.recording.reader import SessionReader
 from controller.session import Session
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One cycle and its light, in the order in which a session books it.
+
+    ``before`` and ``after`` is light of earlier parts of the session that was lost in a crash; ``own``
+    is the scan of this cycle. ``cycle`` is ``None`` for what follows the last recorded cycle.
+    """
+
+    cycle: CycleDocument | None
+    before: list[ReserveDocument]
+    own: list[ReserveDocument]
+    after: list[ReserveDocument]
+
+
+def timeline(reader: SessionReader) -> list[Step]:
+    """Return the steps of a session; the last one is what its journal leaves open.
+
+    A scan whose frame is on disk but whose cycle was lost comes first; then the light that was lost
+    while it was on its way to the disk.
+    """
+    opened: list[ReserveDocument] = []
+    lost: set[int] = set()
+    steps: list[Step] = []
+
+    def close(cycle: CycleDocument | None) -> None:
+        own = [b for b in opened if b.number not in lost and (cycle is None or b.cycle == cycle.index)]
+        first = own[0].number if own else float("inf")
+        before = [b for b in opened if b.number in lost and b.number < first]
+        after = [b for b in opened if b.number in lost and b.number > first]
+        for booking in [*before, *own, *after]:
+            opened.remove(booking)
+        steps.append(Step(cycle, before, own, after))
+
+    def lose() -> None:
+        lost.update(b.number for b in opened if b.number not in reader.frame_of)
+
+    for document in reader.documents:
+        if isinstance(document, ReserveDocument):
+            opened.append(document)
+        elif isinstance(document, ResumeDocument):
+            lose()
+        elif isinstance(document, CycleDocument):
+            close(document)
+    lose()
+    close(None)
+    return steps
+
+
 class Recovery:
-    """Feeds a journal to a fresh :class:`Session`."""
+    """Brings a fresh :class:`Session` to where a journal ends, so that it can go on."""
 
     def __init__(self, session: Session, reader: SessionReader, microscope: Microscope) -> None:
         self._session = session
         self._reader = reader
-        self._microscope = microscope
-        self._open: list[ReserveDocument] = []
-        self._frame_of = {frame.reservation: frame.index for frame in reader.frames.values()}
+        self._sample = (
+            microscope
+            if isinstance(microscope, RemembersLight) and microscope.capabilities().simulated
+            else None
+        )
+        self._open = Step(None, [], [], [])
 
     def run(self) -> None:
         """Go through the journal once.
@@ -41,19 +90,45 @@ class Recovery:
         ReplayDivergedError
             If the policy does not decide as it did; its code or its libraries have changed.
         """
-        for document in self._reader.documents:
-            if isinstance(document, ReserveDocument):
-                self._open.append(document)
-            elif isinstance(document, CycleDocument):
-                self._cycle(document)
-            elif isinstance(document, ResumeDocument):
-                self._book_lost_light()
-        self._book_lost_light()
-        if self._open:
-            self._session.take_up(self._pending_frame)
+        *done, self._open = timeline(self._reader)
+        for step in done:
+            self._repeat(step)
+        self._book(self._open.before)
+        if self._open.own:
+            self._session.script = self
 
-    def _cycle(self, document: CycleDocument) -> None:
-        session, stage = self._session, self._session.parts.policy
+    def begin(self, cycle: int) -> float | None:
+        """Return when the policy decided on the scan that is on disk already."""
+        return self._open.own[0].now_s if self._open.own and self._open.own[0].cycle == cycle else None
+
+    def frame(self, decision: Acquire) -> Frame | None:
+        """Return the frame that is on disk already, and book its light."""
+        if not self._open.own:
+            return None
+        booking = self._open.own[0]
+        if decision.settings != booking.settings:
+            raise ReplayDivergedError(
+                f"cycle {booking.cycle}: the policy asks {decision.settings!r}, recorded is a scan "
+                f"with {booking.settings!r}"
+            )
+        self._wait(decision)
+        return self._book_open()
+
+    def close(self) -> None:
+        """Book the open light, if the session ends before it is used."""
+        self._book_open()
+
+    def _book_open(self) -> Frame | None:
+        step, self._open = self._open, Step(None, [], [], [])
+        frame = self._book(step.own)
+        self._book(step.after)
+        return frame
+
+    def _repeat(self, step: Step) -> None:
+        document, session = step.cycle, self._session
+        assert document is not None  # noqa: S101  # only the last step is without
+        self._book(step.before)
+        stage = session.parts.policy
         if document.decided_by != stage.name:
             stage.switch_to_fallback()
         decision, faults, _ = stage.run(lambda policy: policy.decide(session.observe(document.now_s)))
@@ -62,11 +137,10 @@ class Recovery:
                 f"cycle {document.index}: the policy decides {decision!r} {faults or ''}, recorded is "
                 f"{document.decision!r}; the session cannot go on with other code than it began with"
             )
-        if isinstance(document.decision, Acquire) and isinstance(session.parts.clock, SimulatedClock):
-            session.wait(document.decision, document.now_s)
-        frame = None
-        for booking in [booking for booking in self._open if booking.cycle == document.index]:
-            frame = self._book(booking)
+        if isinstance(document.decision, Acquire) and step.own:
+            self._wait(document.decision)
+        frame = self._book(step.own)
+        self._book(step.after)
         if frame is not None:
             session.parts.denoiser.run(lambda denoiser: denoiser.observe(frame))
         session.remember(
@@ -84,39 +158,92 @@ class Recovery:
             )
         )
 
-    def _book_lost_light(self) -> None:
-        for booking in [booking for booking in self._open if booking.number not in self._frame_of]:
-            self._book(booking)
+    def _wait(self, decision: Acquire) -> None:
+        if isinstance(self._session.parts.clock, SimulatedClock):
+            self._session.wait(decision)
 
-    def _book(self, booking: ReserveDocument) -> Frame | None:
-        """Book one scan again, in ledger and simulated sample; return its frame if it left one."""
-        self._open.remove(booking)
-        index = self._frame_of.get(booking.number)
-        frame = None if index is None else self._reader.frame(index)
-        lit = self._reader.settled.get(booking.number, booking.settings) if frame is None else frame.settings
-        if lit is None:
-            return None  # the driver refused before any light
-        settled = frame is not None or booking.number in self._reader.settled
-        self._session.parts.microscope.restore(lit, frame, settled=settled)
-        if isinstance(self._microscope, RemembersLight):
-            self._microscope.expose_again(booking.settings)
+    def _book(self, bookings: list[ReserveDocument]) -> Frame | None:
+        """Book scans again, in ledger and simulated sample; return the frame of the last, if any."""
+        frame = None
+        for booking in bookings:
+            index, lit = self._reader.frame_of.get(booking.number), self._reader.lit(booking)
+            frame = None if index is None else self._reader.frame(index)
+            if lit.energy_j > 0 or frame is not None:
+                self._session.parts.microscope.restore(lit, frame)
+                self._expose(booking)
         return frame
 
-    def _pending_frame(self, asked: ScanSettings) -> Frame:
-        booking = self._open[0]
-        if asked != booking.settings:
-            raise ReplayDivergedError(
-                f"cycle {booking.cycle}: the policy asks {asked!r}, recorded is a scan "
-                f"with {booking.settings!r}"
-            )
-        frame = self._book(booking)
-        if frame is None:
-            raise ReplayDivergedError(f"cycle {booking.cycle}: the recorded frame is gone")
-        return frame
+    def _expose(self, booking: ReserveDocument) -> None:
+        if self._sample is None:
+            return
+        try:
+            self._sample.expose_again(booking.settings)
+        except (InvalidRequestError, EndOfRecordingError):
+            return  # the driver refused it then, too, and was cut off before it was written down
+
+
+class Replay:
+    """Leads a session through the recorded cycles of another, on its recorded frames."""
+
+    def __init__(
+        self, session: Session, reader: SessionReader, microscope: RecordedSession, clock: RecordedClock
+    ) -> None:
+        self._session, self._reader, self._microscope, self._clock = session, reader, microscope, clock
+        self._steps = timeline(reader)
+
+    def begin(self, cycle: int) -> float | None:
+        """Set the stage for a recorded cycle; end after the last one."""
+        if cycle >= len(self._steps) - 1:
+            raise EndOfRecordingError(f"all {cycle} recorded cycles have been replayed")
+        step, document = self._steps[cycle], self._steps[cycle].cycle
+        assert document is not None  # noqa: S101  # only the last step is without
+        for booking in [*(self._steps[cycle - 1].after if cycle else []), *step.before]:
+            if self._reader.lit(booking).energy_j > 0:
+                self._session.parts.microscope.restore(self._reader.lit(booking), None)
+        stage = self._session.parts.policy
+        if document.decided_by != stage.name:
+            stage.switch_to_fallback()
+        self._clock.show(document.now_s)
+        own = step.own[-1] if step.own else None
+        index = None if own is None else self._reader.frame_of.get(own.number)
+        self._microscope.expect(
+            own.settings if own else None,
+            frame=None if index is None else self._reader.frame(index),
+            refused=document.refused,
+            failure=document.failure,
+        )
+        return document.now_s
+
+    def frame(self, decision: Acquire) -> Frame | None:  # noqa: ARG002
+        """Return None: frames come through the guard, from the recorded microscope."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing: no light was spent."""
+
+
+class RecordedClock:
+    """Shows the recorded time of each cycle, and what was slept in it."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+
+    def show(self, now_s: float) -> None:
+        """Set the time."""
+        self._now_s = now_s
+
+    def now_s(self) -> float:
+        """Return the time on the recorded session's clock."""
+        return self._now_s
+
+    def sleep(self, duration_s: float) -> None:
+        """Move on at once."""
+        self._now_s += max(0.0, duration_s)
 
 
 def last_time_s(reader: SessionReader) -> float:
     """Return the latest time on the session's clock that the journal knows of."""
     times = [0.0, *(cycle.now_s for cycle in reader.cycles)]
     times += [frame.started_s for frame in reader.frames.values()]
+    times += [resume.now_s for resume in reader.resumes]
     return max(times)

@@ -8,30 +8,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
+from controller.core.clock import SystemClock
 from controller.core.decision import Acquire, AskLabel, Budget, Cycle, Decision, Observation, Stop
 from controller.core.dose import Reservation
 from controller.core.errors import (
     DeviceError,
     EndOfRecordingError,
     InvalidRequestError,
-    LightNotOffError,
+    LightFaultError,
     LimitExceededError,
     StageFailedError,
     StedfastError,
 )
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.guard import GuardedMicroscope
-from controller.core.protocols import Clock, Denoiser, Policy, Segmenter
-from controller.core.settings import ScanSettings
+from controller.core.protocols import Clock, Denoiser, Policy, Script, Segmenter
 from controller.recording.documents import Status
 from controller.recording.writer import SessionWriter
-from controller.stages import Stage
+from controller.stages import Stage, checked_decision, checked_denoised, checked_segmentation
 
 _REFUSALS_IN_A_ROW_MAX = 50
 _PATIENCE_S = 0.1
+
+
+class _StoppedWhileWaitingError(Exception):
+    """Somebody asked for the end before a scan was due; the scan is not made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,9 @@ class Session:
         self._newest = Cycle(index=-1, decision=Stop(reason="nothing yet"), decided_by="nobody")
         self._refused: str | None = None
         self._failure: str | None = None
-        self._pending: Callable[[ScanSettings], Frame] | None = None
+        self.script: Script | None = None
+        self._decided_s = 0.0
+        self._is_ending = False
         self._cycles = self._questions = self._faults = 0
         self._refusals_in_a_row = self._failures_in_a_row = 0
         parts.microscope.before_light = self._book
@@ -84,6 +90,11 @@ class Session:
         """Ask for an orderly end; callable from a signal handler or another thread."""
         self._stop_reason = reason
 
+    @property
+    def is_ending(self) -> bool:
+        """Tell whether the light is being put out and the record closed."""
+        return self._is_ending
+
     def run(self) -> Outcome:
         """Run cycles until the policy stops, a budget is spent, something fails or somebody asks."""
         status: Status = "failed"
@@ -91,41 +102,42 @@ class Session:
             while (end := self._end()) is None:
                 self.run_cycle()
             status, reason = end
+        except _StoppedWhileWaitingError:
+            status, reason = "interrupted", str(self._stop_reason)
         except KeyboardInterrupt:
             status, reason = "interrupted", "aborted by the user in the middle of a cycle"
         except EndOfRecordingError as error:
             status, reason = "completed", str(error)
         except StedfastError as error:
             reason = f"{type(error).__name__}: {error}"
-        except Exception as error:  # noqa: BLE001  # a defect of ours must still end in the dark, recorded
+        except BaseException as error:  # noqa: BLE001  # whatever it was, it ends in the dark and recorded
             reason = f"unexpected {type(error).__name__}: {error}"
         return self._finish(status, reason)
 
     def run_cycle(self) -> Cycle:
         """Run one pass of the loop and hand it to the writer."""
         timings: dict[str, float] = {}
-        observation = self.observe()
+        observation = self.observe(self.script.begin(self._cycles) if self.script else None)
+        self._decided_s = observation.now_s
         with _timed(timings, "decide"):
             decision, decided_by, faults = self._decide(observation)
-        cycle = Cycle(self._cycles, decision, decided_by, faults=tuple(faults), timings_s=timings)
+        cycle = Cycle(self._cycles, decision, decided_by, timings_s=timings)
         if isinstance(decision, Acquire):
-            with _timed(timings, "wait"):
-                self.wait(decision, observation.now_s)
-            with _timed(timings, "acquire"):
-                frame, refused, failure = self._acquire(decision)
+            frame, refused, failure = self._acquire(decision, timings)
             cycle = replace(cycle, frame=frame, refused=refused, failure=failure)
             faults += [failure] if failure else []
             if frame is not None:
                 denoised, segmentation = self._understand(frame, timings, faults)
                 cycle = replace(cycle, denoised=denoised, segmentation=segmentation)
-        elif isinstance(decision, AskLabel) and observation.budget.questions < 1:
-            cycle = replace(cycle, refused="the budget of questions is spent (budget.questions)")
+        elif isinstance(decision, AskLabel):
+            cycle = replace(cycle, refused=self._refuse_question(decision, observation.budget))
         cycle = replace(cycle, faults=tuple(faults), dose=self.parts.microscope.dose)
         with _timed(timings, "record"):
             self.writer.append(cycle, observation.now_s)
         self.remember(cycle)
         if self._watch is not None:
-            self._watch(cycle)
+            with suppress(Exception):  # a display in trouble (a closed pipe) does not end a session
+                self._watch(cycle)
         return cycle
 
     def observe(self, now_s: float | None = None) -> Observation:
@@ -153,66 +165,84 @@ class Session:
         self._faults += len(cycle.faults)
         self._refused, self._failure = cycle.refused, cycle.failure
         self._refusals_in_a_row = self._refusals_in_a_row + 1 if cycle.refused else 0
+        self._failures_in_a_row += cycle.failure is not None
+        if cycle.frame is not None:
+            self._failures_in_a_row = 0
         if cycle.frame is not None or isinstance(cycle.decision, Stop):
             self._newest = cycle
         elif isinstance(cycle.decision, AskLabel) and cycle.refused is None:
             self._questions += 1
 
-    def wait(self, decision: Acquire, now_s: float) -> None:
+    def wait(self, decision: Acquire) -> None:
         """Let time pass in the dark until a scan is due, or somebody asks for the end."""
-        left_s = (decision.start_s or 0.0) - now_s
-        while left_s > 0 and self._stop_reason is None:
-            self.parts.clock.sleep(min(left_s, _PATIENCE_S))
-            left_s -= _PATIENCE_S
-
-    def take_up(self, pending: Callable[[ScanSettings], Frame]) -> None:
-        """Use a frame that was recorded, but not worked on, before the session was cut off.
-
-        ``pending`` is called with what the policy asks for and returns the frame that is there.
-        """
-        self._pending = pending
+        clock, due_s = self.parts.clock, decision.start_s or 0.0
+        while (left_s := due_s - clock.now_s()) > 0:
+            if self._stop_reason is not None:
+                raise _StoppedWhileWaitingError
+            # A real clock in small steps, so that a Ctrl-C is heard; others take no time.
+            clock.sleep(min(left_s, _PATIENCE_S) if isinstance(clock, SystemClock) else left_s)
 
     def _book(self, reservation: Reservation) -> None:
         """Put a reservation on disk before its light; the guard calls this."""
-        self.writer.reserve(reservation, self._cycles)
+        self.writer.reserve(reservation, self._cycles, self._decided_s)
 
     def _decide(self, observation: Observation) -> tuple[Decision, str, list[str]]:
         stage = self.parts.policy
-        decision, faults, _ = stage.run(lambda policy: _decision(policy.decide(observation)))
+        decision, faults, _ = stage.run(lambda policy: checked_decision(policy.decide(observation)))
         if decision is None:
             raise StageFailedError("; ".join([*faults, "no policy is left (policy.fallback)"]))
         return decision, stage.name, faults
 
-    def _acquire(self, decision: Acquire) -> tuple[Frame | None, str | None, str | None]:
+    def _acquire(
+        self, decision: Acquire, timings: dict[str, float]
+    ) -> tuple[Frame | None, str | None, str | None]:
         """Return the frame, or why there is none: a refusal, or a failure that may be survived."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            return pending(decision.settings), None, None
+        if self.script is not None and (frame := self.script.frame(decision)) is not None:
+            return frame, None, None
+        end_s = self.parts.budget.duration_s
+        if decision.start_s is not None and decision.start_s > end_s:
+            return (
+                None,
+                f"due at {decision.start_s:g} s, after the end at {end_s:g} s (budget.duration_s)",
+                None,
+            )
+        with _timed(timings, "wait"):
+            self.wait(decision)
         try:
-            frame = self.parts.microscope.acquire(decision.settings)
+            with _timed(timings, "acquire"):
+                frame = self.parts.microscope.acquire(decision.settings)
         except (LimitExceededError, InvalidRequestError) as refusal:
             return None, str(refusal), None
-        except LightNotOffError:
+        except LightFaultError:
             raise
         except DeviceError as failure:
-            self._failures_in_a_row += 1
-            if self._failures_in_a_row > self.parts.failures_in_a_row_max:
+            if self._failures_in_a_row >= self.parts.failures_in_a_row_max:
                 raise
             return None, None, str(failure)
-        self._failures_in_a_row = 0
         self.writer.append_frame(frame, self._cycles)
         return frame, None, None
+
+    def _refuse_question(self, decision: AskLabel, budget: Budget) -> str | None:
+        if budget.questions < 1:
+            return "the budget of questions is spent (budget.questions)"
+        if decision.question.frame_index >= self.parts.microscope.frames:
+            return f"there is no frame {decision.question.frame_index} to ask about"
+        return None
 
     def _understand(
         self, frame: Frame, timings: dict[str, float], faults: list[str]
     ) -> tuple[Denoised | None, Segmentation | None]:
         with _timed(timings, "denoise"):
-            denoised, failures, level = self.parts.denoiser.run(lambda d: d.step(frame))
+            denoised, failures, level = self.parts.denoiser.run(
+                lambda d: checked_denoised(d.step(frame), frame)
+            )
         faults += failures
         if denoised is not None:
             denoised = replace(denoised, level=level, latency_s=timings["denoise"])
         with _timed(timings, "segment"):
-            segmentation, failures, _ = self.parts.segmenter.run(lambda s: s.step(frame, denoised))
+            segmentation, failures, _ = self.parts.segmenter.run(
+                lambda s: checked_segmentation(s.step(frame, denoised), frame)
+            )
         faults += failures
         return denoised, segmentation
 
@@ -235,11 +265,13 @@ class Session:
 
     def _finish(self, status: Status, reason: str) -> Outcome:
         """Make it dark, then write down how it ended. Nothing on the way may skip the rest."""
+        self._is_ending = True
         microscope = self.parts.microscope
-        try:
-            microscope.close()
-        except Exception as error:  # noqa: BLE001  # it is written down below, and the exit code tells
-            status, reason = "failed", f"{reason}; {type(error).__name__}: {error}"
+        for last in [microscope.close, *([self.script.close] if self.script else [])]:
+            try:
+                last()
+            except BaseException as error:  # noqa: BLE001  # written down below, and the exit code tells
+                status, reason = "failed", f"{reason}; {type(error).__name__}: {error}"
         true_status = self.writer.finish(
             status,
             reason,
@@ -250,13 +282,7 @@ class Session:
         )
         if true_status != status:
             reason = f"{reason}; recording failed: {self.writer.failure}"
-        return Outcome(true_status, reason, self._cycles, microscope.frames, self._faults)
-
-
-def _decision(answer: object) -> Decision:
-    if not isinstance(answer, Acquire | AskLabel | Stop):
-        raise TypeError(f"a policy must answer Acquire, AskLabel or Stop, got {type(answer).__name__}")
-    return answer
+        return Outcome(true_status, reason, self._cycles, self.writer.frames, self._faults)
 
 
 @contextmanager

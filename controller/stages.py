@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from controller.core.decision import Acquire, AskLabel, Decision, Stop
+from controller.core.frame import Denoised, Frame, Segmentation
+
+_FAULT_LENGTH = 2000
+_DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
 
 P = TypeVar("P")
 T = TypeVar("T")
@@ -84,5 +94,54 @@ class Stage(Generic[P]):
             self._stuck = True
             return None, f"{name} gave no answer within {self._deadline_s:g} s"
         if errors:
-            return None, f"{name} failed: {type(errors[0]).__name__}: {errors[0]}"
+            return None, f"{name} failed: {type(errors[0]).__name__}: {errors[0]}"[:_FAULT_LENGTH]
         return answers[0], None
+
+
+def checked_decision(answer: object) -> Decision:
+    """Return a validated copy of a decision: what cannot be written down cannot be wanted.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+    """
+    if not isinstance(answer, Acquire | AskLabel | Stop):
+        raise TypeError(f"a policy must answer Acquire, AskLabel or Stop, got {type(answer).__name__}")
+    return _DECISION.validate_json(json.dumps(answer.model_dump(warnings=False)))
+
+
+def checked_denoised(answer: Denoised | None, frame: Frame) -> Denoised | None:
+    """Return a denoiser's answer if it fits its frame; ``None`` is allowed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is of another type or shape, or not finite.
+    """
+    if answer is None:
+        return None
+    if not isinstance(answer, Denoised):
+        raise TypeError(f"a denoiser must answer Denoised, got {type(answer).__name__}")
+    shapes = {answer.mean.shape, answer.std.shape}
+    if shapes != {frame.photons.shape} or not np.isfinite(answer.mean).all():
+        raise ValueError(f"a denoised image of {frame.photons.shape} finite pixels is needed, got {shapes}")
+    return answer
+
+
+def checked_segmentation(answer: Segmentation | None, frame: Frame) -> Segmentation | None:
+    """Return a segmenter's answer if it fits its frame; ``None`` is allowed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is of another type or shape.
+    """
+    if answer is None:
+        return None
+    if not isinstance(answer, Segmentation):
+        raise TypeError(f"a segmenter must answer Segmentation, got {type(answer).__name__}")
+    shapes = {answer.labels.shape, answer.probability.shape, answer.uncertainty.shape}
+    if shapes != {frame.photons.shape}:
+        raise ValueError(f"a segmentation of {frame.photons.shape} pixels is needed, got {shapes}")
+    return answer

@@ -270,6 +270,9 @@ class SimulatedMicroscope:
     def _scan(self, settings: ScanSettings, wait_until: Callable[[float], bool]) -> Frame:
         """Move, scan at the pace of the clock, and count the frame."""
         place = self._place(settings)
+        # Each scan has its own number and so its own chance, also one that is stopped: expose_again
+        # counts it, too.
+        index, self._next_index = self._next_index, self._next_index + 1
         move_s = self._move_stage(settings.region)
         if move_s > 0:
             wait_until(self._clock.now_s() + move_s)
@@ -281,23 +284,19 @@ class SimulatedMicroscope:
 
         try:
             self._switch_on()
-            scanned = self._expose(settings, place, pace)
+            scanned = self._expose(settings, place, index, pace)
         finally:
             self._is_lit = False
         if self._stop_requested.is_set():
-            raise AcquisitionStoppedError(
-                f"acquisition {self._next_index} was stopped before its frame was complete"
-            )
+            raise AcquisitionStoppedError(f"acquisition {index} was stopped before its frame was complete")
         actual = _as_scanned(settings, self._region(place))
-        frame = Frame(scanned.photons, actual, self._next_index, started_s)
-        self._next_index += 1
-        return frame
+        return Frame(scanned.photons, actual, index, started_s)
 
     def _switch_on(self) -> None:
         # Together with the lock in stop(): a stop between the check and the light would be lost.
         with self._light:
             if self._stop_requested.is_set():
-                raise AcquisitionStoppedError(f"acquisition {self._next_index} was stopped before the light")
+                raise AcquisitionStoppedError("the acquisition was stopped before the light")
             self._is_lit = True
 
     def _wait_until(self, due_s: float) -> bool:
@@ -306,7 +305,9 @@ class SimulatedMicroscope:
             self._clock.sleep(min(left_s, _STOP_LATENCY_S))
         return not self._stop_requested.is_set()
 
-    def _expose(self, settings: ScanSettings, place: _Place, go_on: Callable[[int], bool]) -> Scanned:
+    def _expose(
+        self, settings: ScanSettings, place: _Place, index: int, go_on: Callable[[int], bool]
+    ) -> Scanned:
         """Scan with the chance of the next acquisition and write the survivors back into the sample."""
         (y, x), (rows, columns) = place.first_yx, place.shape_yx
         height, width = (pixels * place.stride_px + 2 * self._margin_px for pixels in (rows, columns))
@@ -317,8 +318,8 @@ class SimulatedMicroscope:
             np.pad(lit, glass),
             Exposure(place.stride_px, settings.pixel_time_s, settings.excitation_w, settings.sted_w),
             Seeds(
-                self._stream(_Purpose.BLEACHING, self._next_index),
-                self._stream(_Purpose.PHOTONS, self._next_index),
+                self._stream(_Purpose.BLEACHING, index),
+                self._stream(_Purpose.PHOTONS, index),
             ),
             go_on,
         )

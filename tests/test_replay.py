@@ -15,6 +15,7 @@ from controller.core.errors import (
     ConfigurationError,
     DeviceError,
     EndOfRecordingError,
+    InvalidRequestError,
     ReplayDivergedError,
 )
 from controller.core.settings import Region, ScanSettings
@@ -76,7 +77,7 @@ def test_the_movie_ends_or_its_last_frame_stays() -> None:
     ],
 )
 def test_what_a_recording_cannot_show_is_refused(request_: ScanSettings, words: str) -> None:
-    with pytest.raises(DeviceError, match=words):
+    with pytest.raises(InvalidRequestError, match=words):
         movie_microscope().acquire(request_)
 
 
@@ -123,16 +124,17 @@ def test_what_is_no_movie_is_named(tmp_path: Path) -> None:
 
 
 def test_a_recorded_session_shows_only_what_was_recorded() -> None:
-    recorded = frames(2)
-    settings = recorded[0].settings
-    shown = RecordedSession(
-        FakeMicroscope().capabilities(), [settings] * 3, lambda i: recorded[i] if i < 2 else None
-    )
-    assert shown.acquire(settings) is recorded[0]
-    with pytest.raises(ReplayDivergedError, match="scan 1"):
-        shown.acquire(settings.replace(dwell_s=2e-5))
-    assert shown.acquire(settings) is recorded[1]
-    with pytest.raises(DeviceError, match="failed at scan 2"):
-        shown.acquire(settings)
-    with pytest.raises(EndOfRecordingError):
-        shown.acquire(settings)
+    frame = frames(1)[0]
+    shown = RecordedSession(FakeMicroscope().capabilities())
+    with pytest.raises(ReplayDivergedError, match="recorded is None"):
+        shown.acquire(frame.settings)
+    shown.expect(frame.settings, frame=frame)
+    assert shown.acquire(frame.settings) is frame
+    with pytest.raises(ReplayDivergedError, match="asked was"):
+        shown.acquire(frame.settings.replace(dwell_s=2e-5))
+    shown.expect(frame.settings, refused="not on the grid")
+    with pytest.raises(InvalidRequestError, match="not on the grid"):
+        shown.acquire(frame.settings)
+    shown.expect(frame.settings, failure="the laser tripped")
+    with pytest.raises(DeviceError, match="the laser tripped"):
+        shown.acquire(frame.settings)

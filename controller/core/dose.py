@@ -6,7 +6,7 @@ settled after it. A reservation that is never settled (a crash, a pulled cable) 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, floor
 
 import numpy as np
@@ -68,12 +68,31 @@ class DoseMap:
 
 
 @dataclass(frozen=True, slots=True)
+class Lit:
+    """Light that fell: where, how much in all, and how much on each place."""
+
+    region: Region
+    energy_j: float
+    dose_j_per_m2: float
+
+    @classmethod
+    def by(cls, settings: ScanSettings) -> Lit:
+        """Return the light of a scan that was done exactly so."""
+        return cls(settings.scanned_region, settings.energy_j, settings.dose_j_per_m2)
+
+
+@dataclass(frozen=True, slots=True)
 class Reservation:
     """The worst case of one scan, booked before its light."""
 
     settings: ScanSettings
     energy_j: float
     dose_j_per_m2: float
+
+    def lit(self, times: float = 1.0) -> Lit:
+        """Return the light of the worst case, or of so many ``times`` its duration."""
+        region = self.settings.scanned_region
+        return Lit(region, times * self.energy_j, times * self.dose_j_per_m2)
 
 
 class DoseLedger:
@@ -114,7 +133,7 @@ class DoseLedger:
                 f"this scan needs up to {booking.energy_j:.3g} J, left is {self.energy_left_j:.3g} J of "
                 f"{limits.session_energy_max_j:.3g} J (session_energy_max_j in {self._source})"
             )
-        before = self.map.peak(settings.region)
+        before = self.map.peak(_grown(settings.scanned_region, settings.pixel_size_m / 2))
         if not before + booking.dose_j_per_m2 <= limits.pixel_dose_max_j_per_m2:
             raise DoseBudgetError(
                 f"this scan puts up to {booking.dose_j_per_m2:.3g} J/m² on its region, which has had up to "
@@ -126,31 +145,34 @@ class DoseLedger:
 
     def cancel(self, reservation: Reservation) -> None:
         """Take a reservation back, before anything was lit."""
-        self._take(reservation)
-
-    def settle(self, reservation: Reservation, actual: ScanSettings | None) -> None:
-        """Book what a scan delivered: ``actual`` settings, or the whole reservation if unknown."""
-        self._take(reservation)
-        if actual is None:
-            self._deliver(reservation.settings.region, reservation.energy_j, reservation.dose_j_per_m2)
-        else:
-            self._deliver(actual.region, actual.energy_j, actual.dose_j_per_m2)
-
-    def restore(self, settings: ScanSettings, *, settled: bool) -> None:
-        """Book a scan of an earlier part of this session, from its record."""
-        booking = self.worst_case(settings)
-        self._reserved = booking
-        self.settle(booking, settings if settled else None)
-
-    def _take(self, reservation: Reservation) -> None:
-        if self._reserved is not reservation:
-            raise ValueError("this reservation is not the open one")
+        self._check_open(reservation)
         self._reserved = None
 
-    def _deliver(self, region: Region, energy_j: float, dose_j_per_m2: float) -> None:
-        self.map.add(region, dose_j_per_m2)
-        self.delivered = Dose(
-            energy_j=self.delivered.energy_j + energy_j,
-            peak_j_per_m2=max(self.delivered.peak_j_per_m2, self.map.peak(region)),
-            frames=self.delivered.frames + 1,
+    def settle(self, reservation: Reservation, lit: Lit) -> None:
+        """Book what a scan delivered."""
+        self._check_open(reservation)
+        self._deliver(lit)
+        self._reserved = None
+
+    def restore(self, lit: Lit) -> None:
+        """Book a scan of an earlier part of this session, from its record."""
+        self._deliver(lit)
+
+    def _check_open(self, reservation: Reservation) -> None:
+        if self._reserved is not reservation:
+            raise ValueError("this reservation is not the open one")
+
+    def _deliver(self, lit: Lit) -> None:
+        # The total first: an interrupt half-way must not leave light out of the budget.
+        self.delivered = replace(
+            self.delivered, energy_j=self.delivered.energy_j + lit.energy_j, frames=self.delivered.frames + 1
         )
+        self.map.add(lit.region, lit.dose_j_per_m2)
+        peak = max(self.delivered.peak_j_per_m2, self.map.peak(lit.region))
+        self.delivered = replace(self.delivered, peak_j_per_m2=peak)
+
+
+def _grown(region: Region, by_m: float) -> Region:
+    """Return the region and what a driver that snaps to its own grid may scan beside it."""
+    height, width = region.size_yx_m
+    return region.replace(size_yx_m=(height + 2 * by_m, width + 2 * by_m))

@@ -33,7 +33,11 @@ class DeviceError(StedfastError):
     """The microscope failed or answered something that cannot be true."""
 
 
-class LightNotOffError(DeviceError):
+class LightFaultError(DeviceError):
+    """The microscope lit more than it was asked to, or stayed lit. A session does not survive it."""
+
+
+class LightNotOffError(LightFaultError):
     """The light could not be confirmed off. Close the shutter by hand."""
 
 

@@ -15,10 +15,13 @@ PhotonImage = NDArray[Any]
 
 
 def read_only(array: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
-    """Return a C-ordered copy of ``array`` that cannot be written to."""
+    """Return a C-ordered copy of ``array``, in native byte order, that nobody can write to."""
     copy = np.array(array, dtype=dtype, order="C", copy=True)
-    copy.flags.writeable = False
-    return copy
+    copy = copy.astype(copy.dtype.newbyteorder("="), copy=False)
+    if copy.dtype.hasobject:
+        raise TypeError(f"an image of numbers is needed, got dtype {copy.dtype}")
+    # Over immutable bytes, so that the writeable flag cannot be set again.
+    return np.frombuffer(copy.tobytes(), dtype=copy.dtype).reshape(copy.shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

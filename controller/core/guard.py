@@ -8,7 +8,9 @@ the lights out and reads back that they are. It refuses; it never clips.
 from __future__ import annotations
 
 import json
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -16,11 +18,12 @@ import numpy as np
 from pydantic import ValidationError
 
 from controller.core.decision import Dose
-from controller.core.dose import DoseLedger, Reservation
+from controller.core.dose import DoseLedger, Lit, Reservation
 from controller.core.errors import (
     DeviceError,
     EndOfRecordingError,
     InvalidRequestError,
+    LightFaultError,
     LightNotOffError,
     LimitExceededError,
     ReplayDivergedError,
@@ -32,6 +35,7 @@ from controller.core.protocols import Capabilities, Microscope
 from controller.core.settings import ScanSettings
 
 _STOP_ATTEMPTS = 3
+_STOP_PAUSE_S = 0.1
 # What a driver may raise only while it has moved and lit nothing yet.
 _BEFORE_LIGHT = (InvalidRequestError, EndOfRecordingError, ReplayDivergedError)
 
@@ -48,8 +52,8 @@ class GuardedMicroscope:
     before_light
         Called with the reservation before each scan, to put it on disk. If it raises, nothing is lit.
     settled
-        Called after a scan that left no frame if it is known what was lit: with the delivered
-        settings, or with ``None`` if the driver refused before any light.
+        Called after a scan that left no frame if it lit anything else than its reservation: nothing,
+        if the driver refused before any light, or more.
 
     Both may be set later, once there is a disk to write to.
     """
@@ -61,7 +65,7 @@ class GuardedMicroscope:
         *,
         source: str = "limits",
         before_light: Callable[[Reservation], None] | None = None,
-        settled: Callable[[ScanSettings | None], None] | None = None,
+        settled: Callable[[Lit], None] | None = None,
     ) -> None:
         self._microscope = microscope
         self.settled = settled
@@ -129,29 +133,60 @@ class GuardedMicroscope:
                 self.ledger.cancel(booking)
                 raise
             delivered: ScanSettings | None = None
+            started_s = time.monotonic()
             try:
                 frame = self._scan(request)
                 delivered = frame.settings
                 self._refuse_excess(delivered, booking)
                 if not self._microscope.is_dark():
-                    raise DeviceError("the frame is complete but the light is still on")
-            except _BEFORE_LIGHT:
-                self.ledger.cancel(booking)
-                self.go_dark()
-                if self.settled is not None:
-                    self.settled(None)
-                raise
+                    raise LightFaultError("the frame is complete but the light is still on")
             except BaseException as error:
-                self.ledger.settle(booking, delivered)
-                self.go_dark()
-                if delivered is not None and self.settled is not None:
-                    self.settled(delivered)
+                was_dark = self._fail(error, booking, delivered, started_s)
+                if isinstance(error, _BEFORE_LIGHT) and not was_dark:
+                    raise LightFaultError(f"the microscope refused with its light on: {error}") from error
                 if isinstance(error, Exception) and not isinstance(error, StedfastError):
                     raise DeviceError(f"the microscope failed: {type(error).__name__}: {error}") from error
                 raise
-            self.ledger.settle(booking, delivered)
+            self.ledger.settle(booking, Lit.by(delivered))
             self._remember(frame)
             return frame
+
+    def _fail(
+        self, error: BaseException, booking: Reservation, delivered: ScanSettings | None, started_s: float
+    ) -> bool:
+        """Make it dark after a scan that failed, then book its light; in this order, whatever happens.
+
+        Returns whether it was dark already.
+        """
+        was_dark = self._seems_dark()
+        try:
+            self.go_dark()
+        finally:
+            lit = booking.lit()
+            if isinstance(error, _BEFORE_LIGHT) and was_dark:
+                lit = booking.lit(times=0.0)
+            elif isinstance(error, LightFaultError) or not was_dark:
+                # It may have been lit for as long as it took to put it out.
+                lit = booking.lit(max(1.0, self._elapsed_s(started_s) / booking.settings.duration_s))
+            if delivered is not None and delivered.energy_j > lit.energy_j:
+                lit = Lit.by(delivered)
+            if lit.energy_j == 0 and isinstance(error, _BEFORE_LIGHT):
+                self.ledger.cancel(booking)
+            else:
+                self.ledger.settle(booking, lit)
+        if lit != booking.lit() and self.settled is not None:
+            self.settled(lit)
+        return was_dark
+
+    def _elapsed_s(self, started_s: float) -> float:
+        # The light of a simulation does not follow the wall clock, and its runs must be repeatable.
+        return 0.0 if self._microscope.capabilities().simulated else time.monotonic() - started_s
+
+    def _seems_dark(self) -> bool:
+        try:
+            return self._microscope.is_dark()
+        except Exception:  # noqa: BLE001  # a driver that cannot tell is not dark
+            return False
 
     def go_dark(self) -> None:
         """Put every light to its safe value, close the shutter and read back that it is so.
@@ -166,12 +201,16 @@ class GuardedMicroscope:
             try:
                 self._microscope.stop()
                 if self._microscope.is_dark():
-                    return
+                    break
             except BaseException as error:  # noqa: BLE001  # an impatient Ctrl-C must not leave the light on
                 cause = error
-        raise LightNotOffError(
-            f"the light could not be confirmed off after {_STOP_ATTEMPTS} attempts: close the shutter by hand"
-        ) from cause
+        else:
+            raise LightNotOffError(
+                f"the light could not be confirmed off after {_STOP_ATTEMPTS} attempts: "
+                f"close the shutter by hand"
+            ) from cause
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
 
     def close(self) -> None:
         """Put the lights out and release the hardware."""
@@ -180,51 +219,45 @@ class GuardedMicroscope:
         finally:
             self._microscope.close()
 
-    def restore(self, settings: ScanSettings, frame: Frame | None, *, settled: bool) -> None:
-        """Book a scan of an earlier part of this session, with the frame that was recorded, if any.
-
-        ``settings`` are what was delivered if ``settled``, else what was reserved.
-        """
-        self.ledger.restore(settings, settled=settled)
+    def restore(self, lit: Lit, frame: Frame | None) -> None:
+        """Book a scan of an earlier part of this session, with the frame that was recorded, if any."""
+        self.ledger.restore(lit)
         if frame is not None:
             self._remember(frame)
 
     def _scan(self, request: ScanSettings) -> Frame:
         """Let the driver scan, under a watchdog that puts the light out if it takes too long."""
-        overdue = threading.Event()
-        allowed_s = request.duration_s + self.limits.overrun_max_s
-
-        def put_out() -> None:
-            overdue.set()
-            self._microscope.stop()
-
-        watchdog = threading.Timer(allowed_s, put_out)
-        watchdog.daemon = True
-        watchdog.start()
+        watchdog = _Watchdog(self._microscope, request.duration_s + self.limits.overrun_max_s)
         try:
-            frame = self._microscope.acquire(request)
+            with watchdog:
+                frame = self._microscope.acquire(request)
         except Exception as error:
-            if overdue.is_set():
-                raise self._overdue(allowed_s) from error
+            if watchdog.has_fired:
+                raise self._overdue(watchdog.allowed_s) from error
             raise
-        finally:
-            watchdog.cancel()
-        if overdue.is_set():
-            raise self._overdue(allowed_s)
+        if watchdog.has_fired:
+            raise self._overdue(watchdog.allowed_s)
         return replace(_valid_frame(frame, request), index=self.frames)
 
-    def _overdue(self, allowed_s: float) -> DeviceError:
-        return DeviceError(
+    def _overdue(self, allowed_s: float) -> LightFaultError:
+        return LightFaultError(
             f"no frame after {allowed_s:.3g} s, the light was put out (overrun_max_s in {self._source})"
         )
 
     def _refuse_excess(self, actual: ScanSettings, booking: Reservation) -> None:
-        # One part in a thousand: a driver may read its own settings back through a float32 register.
-        if not actual.dose_j_per_m2 <= booking.dose_j_per_m2 * 1.001:
-            raise DeviceError(
-                f"the microscope delivered {actual.dose_j_per_m2:.4g} J/m² where {booking.dose_j_per_m2:.4g} "
-                f"J/m² was the worst case of the request (dose_margin in {self._source})"
-            )
+        asked, margin = booking.settings, self.limits.dose_margin
+        for name, delivered, worst, unit in (
+            ("excitation power", actual.excitation_w, asked.excitation_w * margin, "W"),
+            ("STED power", actual.sted_w, asked.sted_w * margin, "W"),
+            ("dose", actual.dose_j_per_m2, booking.dose_j_per_m2, "J/m²"),
+            ("energy", actual.energy_j, booking.energy_j, "J"),
+        ):
+            # One part in a thousand: a driver may read settings back through a float32 register.
+            if not delivered <= worst * 1.001:
+                raise LightFaultError(
+                    f"the microscope delivered a {name} of {delivered:.4g} {unit} where {worst:.4g} {unit} "
+                    f"was the worst case of the request (dose_margin in {self._source})"
+                )
 
     def _steps(self, request: ScanSettings) -> list[str]:
         found = []
@@ -270,6 +303,41 @@ class GuardedMicroscope:
             self._brightness = list(best.items())
 
 
+class _Watchdog:
+    """Puts the light out, again and again until it is dark, if a scan takes too long."""
+
+    def __init__(self, microscope: Microscope, allowed_s: float) -> None:
+        self.allowed_s = allowed_s
+        self.has_fired = False
+        self._microscope = microscope
+        self._scanning = threading.Lock()  # held while stop() runs, so that it cannot hit a later scan
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="scan-watchdog", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        with self._scanning:
+            self._done.set()
+
+    def _watch(self) -> None:
+        if self._done.wait(self.allowed_s):
+            return
+        while True:
+            with self._scanning:
+                if self._done.is_set():
+                    return
+                self.has_fired = True
+                try:
+                    self._microscope.stop()
+                    if self._microscope.is_dark():
+                        return
+                except Exception:  # noqa: BLE001, S110  # tried again: there is nobody else to put it out
+                    pass
+            self._done.wait(_STOP_PAUSE_S)
+
+
 def _validated_copy(settings: object) -> ScanSettings:
     # Exactly this type: a subclass could answer one thing to the check and another to the driver.
     if type(settings) is not ScanSettings:
@@ -284,21 +352,24 @@ def _validated_copy(settings: object) -> ScanSettings:
 def _valid_frame(frame: object, request: ScanSettings) -> Frame:
     if not isinstance(frame, Frame):
         raise DeviceError(f"the microscope returned {type(frame).__name__} instead of a Frame")
-    photons, actual = frame.photons, frame.settings
+    photons = frame.photons
+    try:
+        actual = _validated_copy(frame.settings)
+    except InvalidRequestError as error:
+        raise DeviceError(f"the microscope reports impossible settings: {error}") from error
     if photons.shape != request.shape_yx:
         raise DeviceError(f"a frame of {request.shape_yx} pixels was asked for, {photons.shape} came back")
-    if photons.dtype.kind not in "uif" or not np.all(np.isfinite(photons)):
+    known = photons.dtype.kind in "uif" and photons.dtype.itemsize <= 8
+    if not known or not np.all(np.isfinite(photons)) or not math.isfinite(frame.started_s):
         raise DeviceError(f"the frame (dtype {photons.dtype}) holds values that are not finite numbers")
-    half_pixel_m = request.pixel_size_m / 2
-    misplaced_m = max(
-        abs(a - b) for a, b in zip(actual.region.center_yx_m, request.region.center_yx_m, strict=True)
-    )
-    if actual.modality != request.modality or not misplaced_m <= half_pixel_m:
+    there, wanted = actual.scanned_region.bounds_yx_m, request.scanned_region.bounds_yx_m
+    misplaced_m = max(abs(a - b) for a, b in zip(there, wanted, strict=True))
+    if actual.modality != request.modality or not misplaced_m <= request.pixel_size_m / 2:
         raise DeviceError(
-            f"the microscope scanned {actual.modality} at {actual.region.center_yx_m} m, asked was "
-            f"{request.modality} at {request.region.center_yx_m} m"
+            f"the microscope scanned {actual.modality} at {actual.region}, asked was "
+            f"{request.modality} at {request.region}"
         )
-    return frame
+    return replace(frame, settings=actual)
 
 
 def _brightest_patch(photons: np.ndarray) -> float:

@@ -6,7 +6,15 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from controller.core.settings import MAX_PIXELS, NonNegative, Positive, Region, ScanSettings, Settings
+from controller.core.settings import (
+    MAX_PIXELS,
+    MAX_WAIT_S,
+    NonNegative,
+    Positive,
+    Region,
+    ScanSettings,
+    Settings,
+)
 
 
 class SafeValues(Settings):
@@ -36,8 +44,8 @@ class SafetyLimits(Settings):
     pixel_size_max_m: Positive
     line_averages_max: Annotated[int, Field(ge=1)] = 1
     pixels_max: Annotated[int, Field(ge=1)]
-    frame_max_s: Positive
-    overrun_max_s: Positive = 10.0
+    frame_max_s: Annotated[float, Field(gt=0, le=MAX_WAIT_S)]
+    overrun_max_s: Annotated[float, Field(gt=0, le=MAX_WAIT_S)] = 10.0
     stage_box: Region
     count_rate_max_hz: Positive | None = None
     pixel_dose_max_j_per_m2: Positive
@@ -67,7 +75,7 @@ class SafetyLimits(Settings):
         ``source`` names the file (and table) where the limits are set. Limits that depend on what
         went before (steps of power, dose, count rate) are the guard's.
         """
-        box = self.stage_box
+        box, scanned = self.stage_box, settings.scanned_region
         rows, columns = settings.shape_yx
         bounded = (
             ("excitation_w", settings.excitation_w, 0.0, self.excitation_max_w, "W", "excitation_max_w"),
@@ -100,9 +108,9 @@ class SafetyLimits(Settings):
             for name, value, low, high, unit, keys in bounded
             if not low <= value <= high
         ]
-        if not box.contains(settings.region):
+        if not box.contains(scanned):
             found.append(
-                f"region centre {settings.region.center_yx_m} m, size {settings.region.size_yx_m} m "
+                f"region centre {scanned.center_yx_m} m, size {scanned.size_yx_m} m "
                 f"is not inside the stage box centre {box.center_yx_m} m, size {box.size_yx_m} m "
                 f"(stage_box in {source})"
             )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 
-from controller.core.decision import Decision, Family, Observation
+from controller.core.decision import Acquire, Decision, Family, Observation
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.limits import SafetyLimits, SafeValues
 from controller.core.settings import Modality, ScanSettings, Settings
@@ -123,3 +123,16 @@ class Policy(Protocol):
     family: ClassVar[Family]
 
     def decide(self, observation: Observation) -> Decision: ...
+
+
+class Script(Protocol):
+    """What a record knows of the coming cycles of a session that is resumed or replayed."""
+
+    def begin(self, cycle: int) -> float | None:
+        """Return when the policy decided in that cycle, if that is recorded."""
+
+    def frame(self, decision: Acquire) -> Frame | None:
+        """Return the frame that is recorded already for this decision, if there is one."""
+
+    def close(self) -> None:
+        """Book the light that was recorded and that no cycle has used."""

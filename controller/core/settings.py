@@ -15,6 +15,9 @@ Modality = Literal["overview", "confocal", "sted", "two_photon"]
 #: A frame with more pixels than this is a mistake in a unit, not an image.
 MAX_PIXELS = 2**26
 
+#: Timers of the operating system take no more than this; it is eleven days.
+MAX_WAIT_S = 1e6
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -71,7 +74,7 @@ class ScanSettings(Settings):
     dwell_s: Positive
     excitation_w: NonNegative
     sted_w: NonNegative = 0.0
-    line_averages: Annotated[int, Field(ge=1)] = 1
+    line_averages: Annotated[int, Field(ge=1, le=100_000)] = 1
 
     @model_validator(mode="after")
     def _is_one_scan(self) -> Self:
@@ -93,6 +96,13 @@ class ScanSettings(Settings):
         """Return the frame's shape ``(y, x)`` in pixels, at least one pixel each way."""
         height, width = self.region.size_yx_m
         return max(1, round(height / self.pixel_size_m)), max(1, round(width / self.pixel_size_m))
+
+    @property
+    def scanned_region(self) -> Region:
+        """Return what the light covers: whole pixels about the centre, so perhaps more than ``region``."""
+        rows, columns = self.shape_yx
+        size = rows * self.pixel_size_m, columns * self.pixel_size_m
+        return Region(center_yx_m=self.region.center_yx_m, size_yx_m=size)
 
     @property
     def pixel_time_s(self) -> float:

@@ -6,17 +6,18 @@ rehearsed on real data before it meets a real sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.core.clock import SimulatedClock
 from controller.core.errors import (
     ConfigurationError,
     DeviceError,
     EndOfRecordingError,
+    InvalidRequestError,
     ReplayDivergedError,
 )
 from controller.core.frame import Frame
@@ -94,7 +95,7 @@ class MovieMicroscope(_NoLight):
         ------
         EndOfRecordingError
             After the last frame, if the options say ``stop``.
-        DeviceError
+        InvalidRequestError
             If the region is not inside the field of view or the sampling is not a multiple of the
             recording's.
         """
@@ -112,13 +113,14 @@ class MovieMicroscope(_NoLight):
     def expose_again(self, settings: ScanSettings) -> None:
         """Skip a frame that an earlier part of the session has seen."""
         self._next += 1
-        self._clock.sleep(settings.duration_s)
+        if isinstance(self._clock, SimulatedClock):
+            self._clock.sleep(settings.duration_s)
 
     def _crop(self, image: NDArray[Any], settings: ScanSettings) -> NDArray[Any]:
         pixel_m = self._options.pixel_size_m
         step = round(settings.pixel_size_m / pixel_m)
         if step < 1 or abs(settings.pixel_size_m / pixel_m - step) > 1e-6:
-            raise DeviceError(
+            raise InvalidRequestError(
                 f"pixel_size_m={settings.pixel_size_m:g} m is asked, a recording with pixels of "
                 f"{pixel_m:g} m can be sampled in whole multiples of that (microscope.options.pixel_size_m)"
             )
@@ -128,7 +130,7 @@ class MovieMicroscope(_NoLight):
         rows, columns = settings.shape_yx
         bottom, right = top + (rows - 1) * step + 1, left + (columns - 1) * step + 1
         if top < 0 or left < 0 or bottom > image.shape[0] or right > image.shape[1]:
-            raise DeviceError(
+            raise InvalidRequestError(
                 f"region centre {settings.region.center_yx_m} m, size {settings.region.size_yx_m} m is not "
                 f"inside the recording, which spans {[2 * o for o in origin]} m around (0, 0)"
             )
@@ -136,46 +138,44 @@ class MovieMicroscope(_NoLight):
 
 
 class RecordedSession(_NoLight):
-    """The scans of a recorded session, in order; anything else that is asked is an error.
+    """The scans of a recorded session, one at a time; anything else that is asked is an error."""
 
-    Parameters
-    ----------
-    scans
-        What was booked before each scan.
-    load
-        Returns the frame of scan ``i``, or ``None`` where the microscope failed.
-    """
-
-    def __init__(
-        self,
-        capabilities: Capabilities,
-        scans: Sequence[ScanSettings],
-        load: Callable[[int], Frame | None],
-    ) -> None:
+    def __init__(self, capabilities: Capabilities) -> None:
         self._capabilities = capabilities
-        self._scans = scans
-        self._load = load
-        self._next = 0
+        self.expect(None)
 
     def capabilities(self) -> Capabilities:
         """Return what the recorded microscope said of itself."""
         return self._capabilities
 
+    def expect(
+        self,
+        settings: ScanSettings | None,
+        *,
+        frame: Frame | None = None,
+        refused: str | None = None,
+        failure: str | None = None,
+    ) -> None:
+        """Say what the next scan was, if there was one, and what came of it."""
+        self._settings, self._frame, self._refused, self._failure = settings, frame, refused, failure
+
     def acquire(self, settings: ScanSettings) -> Frame:
-        """Return the next recorded frame, if it is the one that was asked for."""
-        number = self._next
-        if number >= len(self._scans):
-            raise EndOfRecordingError(f"all {number} recorded scans have been shown")
-        if settings != self._scans[number]:
-            raise ReplayDivergedError(
-                f"scan {number}: asked was {settings.model_dump()}, "
-                f"recorded is {self._scans[number].model_dump()}"
-            )
-        self._next += 1
-        frame = self._load(number)
-        if frame is None:
-            raise DeviceError(f"the recorded microscope failed at scan {number}")
-        return frame
+        """Return the recorded frame, or fail as the recorded microscope failed.
+
+        Raises
+        ------
+        ReplayDivergedError
+            If something else is asked than what was recorded.
+        InvalidRequestError, DeviceError
+            If the recorded microscope refused or failed.
+        """
+        if settings != self._settings:
+            raise ReplayDivergedError(f"asked was {settings!r}, recorded is {self._settings!r}")
+        if self._frame is not None:
+            return self._frame
+        if self._refused is not None:
+            raise InvalidRequestError(self._refused)
+        raise DeviceError(self._failure or "the recorded microscope failed")
 
 
 def read_movie(path: Path) -> NDArray[Any]:

@@ -41,6 +41,8 @@ class StartDocument(Settings):
     hardware: dict[str, Any]
     config_sha256: str
     config_folder: str
+    hardware_path: str
+    replay_of: str | None = None
     microscope: dict[str, Any]
     versions: dict[str, str]
 
@@ -56,24 +58,29 @@ class ResumeDocument(Settings):
 
 
 class ReserveDocument(Settings):
-    """Written before the light of a scan: its worst-case dose. Without a frame it counts in full."""
+    """Written before the light of a scan: its worst-case dose. Without a frame it counts in full.
+
+    ``now_s`` is the session's clock when the policy decided on it.
+    """
 
     type: Literal["reserve"] = "reserve"
     uid: str
     number: int
     cycle: int
+    now_s: float
     settings: ScanSettings
     energy_j: float
     dose_j_per_m2: float
 
 
 class SettleDocument(Settings):
-    """A scan left no frame, and what of its light is known: ``settings`` delivered, or none at all."""
+    """A scan left no frame, and lit something else than its reservation: nothing (0), or more."""
 
     type: Literal["settle"] = "settle"
     uid: str
     reservation: int
-    settings: ScanSettings | None
+    energy_j: float
+    dose_j_per_m2: float
 
 
 class FrameDocument(Settings):

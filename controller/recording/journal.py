@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -34,6 +34,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._path = folder / JOURNAL_NAME
         self._ballast = folder / _BALLAST_NAME
         try:
@@ -51,7 +52,13 @@ class Journal:
 
     def append(self, document: Document) -> None:
         """Put one document on disk; it is there when this returns."""
-        line = document.model_dump_json(by_alias=True).encode() + b"\n"
+        try:
+            line = document.model_dump_json(by_alias=True).encode() + b"\n"
+            DOCUMENT.validate_json(line)  # a line that could not be read again would cost all that follow
+        except (ValidationError, ValueError) as error:
+            raise RecordingError(
+                f"{self._path}: a {document.type} document is not well-formed: {error}"
+            ) from error
         length = os.fstat(self._file).st_size
         try:
             written = os.write(self._file, line)
@@ -69,9 +76,17 @@ class Journal:
             self._ballast.unlink()
 
     def close(self) -> None:
-        """Release the journal."""
+        """Release the journal; a second time does nothing."""
         self.free_ballast()
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def discard(self) -> None:
+        """Release a journal that nothing was written to, and leave no trace of it."""
+        self.close()
+        with suppress(OSError):
+            self._path.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -95,11 +110,11 @@ def read_journal(folder: Path) -> list[Document]:
         raise SessionFolderError(f"{path}: {error.strerror}; is {folder} a session folder?") from error
     documents: list[Document] = []
     for number, line in enumerate(lines[:-1], start=1):
+        if number == len(lines) - 1 and _is_torn(line):
+            break
         try:
             documents.append(DOCUMENT.validate_json(line))
         except ValidationError as error:
-            if number == len(lines) - 1:
-                break
             detail = error.errors()[0]
             raise SessionFolderError(f"{path}, line {number}: {detail['msg']} ({detail['loc']})") from error
     return documents
@@ -110,12 +125,16 @@ def cut_torn_line(folder: Path) -> None:
     path = folder / JOURNAL_NAME
     text = path.read_bytes()
     lines = text.split(b"\n")
-    torn: Sequence[bytes] = lines[-1:]
-    if len(lines) >= 2:
-        try:
-            DOCUMENT.validate_json(lines[-2])
-        except ValidationError:
-            torn = lines[-2:]
+    torn = lines[-2:] if len(lines) >= 2 and _is_torn(lines[-2]) else lines[-1:]
     keep = len(text) - sum(len(line) for line in torn) - (len(torn) - 1)
     if keep < len(text):
         os.truncate(path, keep)
+
+
+def _is_torn(line: bytes) -> bool:
+    """Tell whether a line is no JSON: half-written. JSON that is not understood is another matter."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return True
+    return False

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -122,9 +123,16 @@ def tidy_after_crash(bundle: Path, frames: set[str], derived: set[str]) -> None:
             shutil.rmtree(folder)
 
 
+def sync_up_to_root(folder: Path) -> None:
+    """Make the names of a new folder, and of all that were made for it, survive a loss of power."""
+    for path in (folder / BUNDLE_NAME, folder, *folder.resolve().parents):
+        with suppress(OSError):  # a parent that may not be read is not ours to sync
+            _sync(path)
+
+
 def _image_metadata(settings: ScanSettings, channels: Sequence[str]) -> dict[str, Any]:
     pixel_um = settings.pixel_size_m * 1e6
-    y0_m, x0_m, _, _ = settings.region.bounds_yx_m
+    y0_m, x0_m, _, _ = settings.scanned_region.bounds_yx_m
     # NGFF places the centre of the first pixel.
     corner_um = [y0_m * 1e6 + pixel_um / 2, x0_m * 1e6 + pixel_um / 2]
     space = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]

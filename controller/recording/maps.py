@@ -113,7 +113,7 @@ def mosaic(frames: Sequence[Frame], visits: Sequence[Visit], extent: Region) -> 
     y0_m, x0_m, _, _ = extent.bounds_yx_m
     image = np.full((max(1, round(height_m * per_m)), max(1, round(width_m * per_m))), np.nan, np.float32)
     for frame in frames:
-        y0, x0, y1, x1 = frame.settings.region.bounds_yx_m
+        y0, x0, y1, x1 = frame.settings.scanned_region.bounds_yx_m
         top, left = round((y0 - y0_m) * per_m), round((x0 - x0_m) * per_m)
         rows = max(1, min(round((y1 - y0_m) * per_m), image.shape[0]) - top)
         columns = max(1, min(round((x1 - x0_m) * per_m), image.shape[1]) - left)
@@ -139,7 +139,7 @@ def dose_figure(
     shown_m = map_cell_m(extent, cell_m)
     doses = DoseMap(shown_m)
     for settings, dose_j_per_m2 in bookings:
-        doses.add(settings.region, dose_j_per_m2)
+        doses.add(settings.scanned_region, dose_j_per_m2)
     grid = snap(extent, doses.cell_m)
     image = doses.over(grid)
     image[image == 0] = np.nan

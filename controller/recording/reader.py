@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from controller.core.dose import Lit
 from controller.core.errors import SessionFolderError
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.recording import layers
@@ -32,15 +33,14 @@ class SessionReader:
         First and last document; ``stop`` is ``None`` while the session runs or after a crash.
     cycles
         All finished cycles, in order.
-    frames
-        All acknowledged frames by index.
+    frames, frame_of
+        All acknowledged frames by index; the index by the number of the reservation.
     documents
         The whole journal, in order.
     reservations
         What was booked before each scan, in order.
     settled
-        By the number of a reservation that left no frame: what is known to have been lit, ``None``
-        for nothing at all.
+        By the number of a reservation that left no frame: what was lit, if not just its worst case.
 
     Raises
     ------
@@ -59,7 +59,8 @@ class SessionReader:
         self.cycles = [d for d in documents if isinstance(d, CycleDocument)]
         self.frames = {d.index: d for d in documents if isinstance(d, FrameDocument)}
         self.reservations = [d for d in documents if isinstance(d, ReserveDocument)]
-        self.settled = {d.reservation: d.settings for d in documents if isinstance(d, SettleDocument)}
+        self.settled = {d.reservation: d for d in documents if isinstance(d, SettleDocument)}
+        self.frame_of = {d.reservation: d.index for d in self.frames.values()}
         last = documents[-1]
         self.stop = last if isinstance(last, StopDocument) else None
 
@@ -70,8 +71,17 @@ class SessionReader:
 
     def unsettled(self) -> list[ReserveDocument]:
         """Return the reservations of which nothing more is known: their light counts in full."""
-        settled = {frame.reservation for frame in self.frames.values()} | self.settled.keys()
-        return [booking for booking in self.reservations if booking.number not in settled]
+        known = self.frame_of.keys() | self.settled.keys()
+        return [booking for booking in self.reservations if booking.number not in known]
+
+    def lit(self, booking: ReserveDocument) -> Lit:
+        """Return the light of a scan: as its frame says, as it was settled, or its worst case."""
+        region = booking.settings.scanned_region
+        index = self.frame_of.get(booking.number)
+        if index is not None:
+            return Lit.by(self.frames[index].settings)
+        known = self.settled.get(booking.number, booking)
+        return Lit(region, known.energy_j, known.dose_j_per_m2)
 
     def frame(self, index: int) -> Frame:
         """Return an acknowledged frame, checked against its checksum."""

@@ -35,8 +35,6 @@ class Record:
         self.frames: list[FrameDocument] = [reader.frames[index] for index in sorted(reader.frames)]
         self.visits: list[Visit] = find_visits(self.frames)
         self.cycle_of = {c.frame_index: c for c in self.cycles if c.frame_index is not None}
-        dark = {number for number, lit in reader.settled.items() if lit is None}
-        self._bookings = [b for b in reader.reservations if b.number not in dark]
         self.unreadable: list[str] = []
 
     @cached_property
@@ -81,22 +79,14 @@ class Record:
 
         A reservation without a frame counts in full, as in the ledger.
         """
-        frames = {frame.reservation: frame for frame in self.frames}
         found, time_s = [], 0.0
-        for booking in self._bookings:
-            frame = frames.pop(booking.number, None)
-            lit = self.reader.settled.get(booking.number)
-            if frame is None and lit is not None:
-                found.append((time_s, lit, lit.energy_j, lit.dose_j_per_m2))
-            elif frame is None:
-                found.append((time_s, booking.settings, booking.energy_j, booking.dose_j_per_m2))
-            if frame is None:
-                continue
-            time_s = frame.started_s + frame.settings.duration_s
-            found.append((time_s, frame.settings, frame.settings.energy_j, frame.settings.dose_j_per_m2))
-        found += [
-            (f.started_s, f.settings, f.settings.energy_j, f.settings.dose_j_per_m2) for f in frames.values()
-        ]
+        for booking in self.reader.reservations:
+            index = self.reader.frame_of.get(booking.number)
+            lit, settings = self.reader.lit(booking), booking.settings
+            if index is not None:
+                frame = self.reader.frames[index]
+                time_s, settings = frame.started_s + frame.settings.duration_s, frame.settings
+            found.append((time_s, settings, lit.energy_j, lit.dose_j_per_m2))
         return found
 
     @property

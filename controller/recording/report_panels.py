@@ -154,7 +154,7 @@ def question_panel(record: Record, question: Question) -> Panel:
     if frame is None or document is None:
         return Panel("", problem="unreadable")
     pixel_m = document.settings.pixel_size_m
-    top_m, left_m, _, _ = document.settings.region.bounds_yx_m
+    top_m, left_m, _, _ = document.settings.scanned_region.bounds_yx_m
     y0, x0, y1, x1 = (
         (bound - start) / pixel_m
         for bound, start in zip(question.region.bounds_yx_m, (top_m, left_m, top_m, left_m), strict=True)

@@ -182,7 +182,7 @@ def _objects_of(reader: SessionReader, cycle: CycleDocument, frame_index: int) -
         means(image) for image in (frame.photons, found.probability, found.uncertainty)
     )
     pixel_m = frame.settings.pixel_size_m
-    top_m, left_m, _, _ = frame.settings.region.bounds_yx_m
+    top_m, left_m, _, _ = frame.settings.scanned_region.bounds_yx_m
     for label in np.flatnonzero(pixels):
         if label == 0:
             continue

@@ -8,6 +8,7 @@ wait. It never drops a frame.
 from __future__ import annotations
 
 import queue
+import shutil
 import threading
 import uuid
 from collections.abc import Callable
@@ -19,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from controller.core.decision import AskLabel, Cycle, Dose, Question
-from controller.core.dose import Reservation
+from controller.core.dose import Lit, Reservation
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Frame
-from controller.core.settings import ScanSettings
 from controller.recording import layers
 from controller.recording.documents import (
     CycleDocument,
     DenoisedEntry,
+    Document,
     DoseEntry,
     FrameDocument,
     ReserveDocument,
@@ -47,6 +48,36 @@ _LIST_EVERY = 32
 def now_utc() -> str:
     """Return the wall time, for names and records only."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can hold; a broken device may send anything in an error message."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def claim_folder(folder: Path) -> Journal:
+    """Take an empty place for a session, before a microscope is connected to.
+
+    Raises
+    ------
+    SessionFolderError
+        If there is a session already.
+    RecordingError
+        If the folder cannot be written.
+    """
+    for name in (JOURNAL_NAME, layers.BUNDLE_NAME):
+        if (folder / name).exists():
+            raise SessionFolderError(f"{folder} already holds a session; choose another folder or resume it")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordingError(f"{folder} cannot be written: {error.strerror or error}") from error
+    return Journal(folder)
+
+
+def _why(error: BaseException) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(text or type(error).__name__)
 
 
 class SessionWriter:
@@ -82,36 +113,44 @@ class SessionWriter:
         self._on_the_way = threading.Condition()
         self._frames_on_the_way = 0
         self._failure: BaseException | None = None
-        self._reservations = 0
+        self._reservations = self._earlier = 0
         self._frame_paths: list[str] = []
         self._thread = threading.Thread(target=self._write, name="session-writer", daemon=True)
         self._thread.start()
 
     @classmethod
-    def create(cls, folder: Path, start: dict[str, Any], **hooks: Any) -> SessionWriter:
-        """Make a session folder and write its ``start`` document; ``start`` holds its other fields."""
-        run_id = str(start["run_id"])
-        if (folder / JOURNAL_NAME).exists():
-            raise SessionFolderError(f"{folder} already holds a session; choose another folder or resume it")
+    def create(cls, journal: Journal, start: dict[str, Any], **hooks: Any) -> SessionWriter:
+        """Write the ``start`` document of a session; ``start`` holds its other fields.
+
+        ``journal`` is what :func:`claim_folder` returned; it is discarded if this fails.
+        """
+        folder = journal.folder
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            journal = Journal(folder)
-            layers.create_bundle(folder / layers.BUNDLE_NAME, {"run_id": run_id})
-        except OSError as error:
-            raise RecordingError(f"{folder} cannot be written: {error.strerror or error}") from error
-        writer = cls(folder, journal, run_id, **hooks)
-        writer._journal.append(StartDocument(uid=writer._uid("start"), created_utc=now_utc(), **start))
-        return writer
+            layers.create_bundle(folder / layers.BUNDLE_NAME, {"run_id": start["run_id"]})
+            uid = str(uuid.uuid5(uuid.UUID(start["run_id"]), "start"))
+            journal.append(StartDocument(uid=uid, created_utc=now_utc(), **start))
+            layers.sync_up_to_root(folder)
+        except (OSError, RecordingError) as error:
+            shutil.rmtree(folder / layers.BUNDLE_NAME, ignore_errors=True)
+            journal.discard()
+            raise RecordingError(f"{folder} cannot be written: {_why(error)}") from error
+        return cls(folder, journal, str(start["run_id"]), **hooks)
 
     @classmethod
     def reopen(cls, folder: Path, **hooks: Any) -> SessionWriter:
         """Take hold of a session that was cut off; :meth:`resume` goes on writing it."""
+        if not (folder / JOURNAL_NAME).exists():
+            raise SessionFolderError(f"{folder}: there is no {JOURNAL_NAME}; is this a session folder?")
         journal = Journal(folder)
-        cut_torn_line(folder)
-        start = read_journal(folder)[0]
-        if not isinstance(start, StartDocument):
-            raise SessionFolderError(f"{folder}: the journal does not begin with a start document")
-        return cls(folder, journal, start.run_id, **hooks)
+        try:
+            cut_torn_line(folder)
+            start = read_journal(folder)[:1]
+            if not start or not isinstance(start[0], StartDocument):
+                raise SessionFolderError(f"{folder}: the journal does not begin with a start document")
+        except BaseException:
+            journal.close()
+            raise
+        return cls(folder, journal, start[0].run_id, **hooks)
 
     def resume(self, *, now_s: float, versions: dict[str, str]) -> None:
         """Tidy up after the crash and write down that the session goes on."""
@@ -123,13 +162,17 @@ class SessionWriter:
             derived |= {f"{entry.path}/labels", f"{entry.path}_probability"}
         layers.tidy_after_crash(self.bundle, set(self._frame_paths), derived)
         self._reservations = sum(isinstance(document, ReserveDocument) for document in documents)
-        document = ResumeDocument(
-            uid=self._uid(f"resume/{len(documents)}"), created_utc=now_utc(), now_s=now_s, versions=versions
+        self._earlier = len(documents)
+        self._append(
+            ResumeDocument(
+                uid=self._uid(f"resume/{len(documents)}"),
+                created_utc=now_utc(),
+                now_s=now_s,
+                versions=versions,
+            )
         )
-        with self._journal_lock:
-            self._journal.append(document)
 
-    def reserve(self, booking: Reservation, cycle: int) -> None:
+    def reserve(self, booking: Reservation, cycle: int, now_s: float) -> None:
         """Put a reservation on disk before its light, once earlier frames are safe."""
         with self._on_the_way:
             self._on_the_way.wait_for(
@@ -137,23 +180,29 @@ class SessionWriter:
             )
         self._raise_failure()
         number, self._reservations = self._reservations, self._reservations + 1
-        document = ReserveDocument(
-            uid=self._uid(f"reserve/{number}"),
-            number=number,
-            cycle=cycle,
-            settings=booking.settings,
-            energy_j=booking.energy_j,
-            dose_j_per_m2=booking.dose_j_per_m2,
+        self._append(
+            ReserveDocument(
+                uid=self._uid(f"reserve/{number}"),
+                number=number,
+                cycle=cycle,
+                now_s=now_s,
+                settings=booking.settings,
+                energy_j=booking.energy_j,
+                dose_j_per_m2=booking.dose_j_per_m2,
+            )
         )
-        with self._journal_lock:
-            self._journal.append(document)
 
-    def settle(self, delivered: ScanSettings | None) -> None:
-        """Write down what the newest reservation lit, though it left no frame; ``None`` for nothing."""
+    def settle(self, lit: Lit) -> None:
+        """Write down what the newest reservation lit, though it left no frame."""
         number = self._reservations - 1
-        document = SettleDocument(uid=self._uid(f"settle/{number}"), reservation=number, settings=delivered)
-        with self._journal_lock:
-            self._journal.append(document)
+        self._append(
+            SettleDocument(
+                uid=self._uid(f"settle/{number}"),
+                reservation=number,
+                energy_j=lit.energy_j,
+                dose_j_per_m2=lit.dose_j_per_m2,
+            )
+        )
 
     def append_frame(self, frame: Frame, cycle: int) -> None:
         """Hand a frame over at once after its scan, before anything is computed from it."""
@@ -172,31 +221,42 @@ class SessionWriter:
         """Write everything that is waiting, then the stop document; return the status that is true."""
         self._jobs.put(None)
         self._thread.join()
-        frames = len(self._frame_paths)
-        if self._failure is not None:
-            status, reason = "failed", f"recording failed: {self._failure}"
-            self._journal.free_ballast()
-        stop = StopDocument(
-            uid=self._uid(f"stop/{cycles}/{self._reservations}"),
-            created_utc=now_utc(),
-            status=status,
-            reason=reason,
-            cycles=cycles,
-            frames=frames,
-            faults=faults,
-            dose=DoseEntry(**asdict(dose)),
-            now_s=now_s,
-        )
         try:
-            self._journal.append(stop)
             layers.list_images(self.bundle, self._frame_paths)
-        except (RecordingError, OSError) as error:
-            if self._failure is None:
-                self._failure = error
-            status = "failed"
+        except Exception as error:  # noqa: BLE001  # told by the stop document that follows
+            self._failure = self._failure or error
+        if self._failure is not None:
+            status, reason = "failed", f"recording failed: {_why(self._failure)}"
+            self._journal.free_ballast()
+        try:
+            stop = StopDocument(
+                uid=self._uid(f"stop/{self._earlier}/{self._reservations}"),
+                created_utc=now_utc(),
+                status=status,
+                reason=printable(reason),
+                cycles=cycles,
+                frames=self.frames,
+                faults=faults,
+                dose=DoseEntry(**asdict(dose)),
+                now_s=now_s,
+            )
+            try:
+                self._append(stop)
+            except RecordingError as error:
+                # The disk is full to the last byte: throw the ballast overboard and tell the truth.
+                self._journal.free_ballast()
+                failed = {"status": "failed", "reason": f"recording failed: {_why(error)}"}
+                self._append(stop.model_copy(update=failed))
+        except Exception as error:  # noqa: BLE001  # the status and the exit code tell
+            self._failure = self._failure or error
         finally:
             self._journal.close()
-        return status
+        return "failed" if self._failure is not None else status
+
+    @property
+    def frames(self) -> int:
+        """Return how many frames are safe on disk."""
+        return len(self._frame_paths)
 
     def abandon(self) -> None:
         """Let go of the folder without a stop document, after a start that failed."""
@@ -215,7 +275,16 @@ class SessionWriter:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
-            raise RecordingError(f"{self.folder}: {self._failure}") from self._failure
+            raise RecordingError(f"{self.folder}: {_why(self._failure)}") from self._failure
+
+    def _append(self, document: Document) -> None:
+        """Append to the journal, from either thread; a failure ends the recording."""
+        with self._journal_lock:
+            try:
+                self._journal.append(document)
+            except BaseException as error:
+                self._failure = self._failure or error
+                raise
 
     def _write(self) -> None:
         """Do the jobs in order. After a failure the rest is thrown away: order is what makes it safe."""
@@ -248,8 +317,7 @@ class SessionWriter:
             dtype=str(frame.photons.dtype),
             blake2b=layers.checksum(frame.photons),
         )
-        with self._journal_lock:
-            self._journal.append(document)
+        self._append(document)
         self._frame_paths.append(path)
         with self._on_the_way:
             self._frames_on_the_way -= 1
@@ -260,6 +328,9 @@ class SessionWriter:
             layers.list_images(self.bundle, self._frame_paths)
 
     def _write_cycle(self, cycle: Cycle, now_s: float) -> None:
+        denoised, segmentation = self._write_denoised(cycle), self._write_segmentation(cycle)
+        # Before the journal line: a question may be put twice after a crash, never lost.
+        faults = [*cycle.faults, *self._put_question(cycle)]
         document = CycleDocument(
             uid=self._uid(f"cycle/{cycle.index}"),
             index=cycle.index,
@@ -267,19 +338,25 @@ class SessionWriter:
             decision=cycle.decision,
             decided_by=cycle.decided_by,
             frame_index=None if cycle.frame is None else cycle.frame.index,
-            refused=cycle.refused,
-            failure=cycle.failure,
-            faults=cycle.faults,
-            denoised=self._write_denoised(cycle),
-            segmentation=self._write_segmentation(cycle),
+            refused=None if cycle.refused is None else printable(cycle.refused),
+            failure=None if cycle.failure is None else printable(cycle.failure),
+            faults=tuple(printable(fault) for fault in faults),
+            denoised=denoised,
+            segmentation=segmentation,
             dose=DoseEntry(**asdict(cycle.dose)),
             timings_s=cycle.timings_s,
         )
-        if isinstance(cycle.decision, AskLabel) and cycle.refused is None and self._ask is not None:
-            # Before the journal line: a question may be asked twice after a crash, never lost.
+        self._append(document)
+
+    def _put_question(self, cycle: Cycle) -> list[str]:
+        """Hand a question to its queue. A queue in trouble costs nothing: the journal holds the question."""
+        if not isinstance(cycle.decision, AskLabel) or cycle.refused is not None or self._ask is None:
+            return []
+        try:
             self._ask(cycle.index, cycle.decision.question)
-        with self._journal_lock:
-            self._journal.append(document)
+        except Exception as error:  # noqa: BLE001  # recorded as a fault of this cycle
+            return [f"the question is not in the queue yet: {_why(error)}"]
+        return []
 
     def _write_denoised(self, cycle: Cycle) -> DenoisedEntry | None:
         frame, denoised = cycle.frame, cycle.denoised

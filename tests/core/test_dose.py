@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controller.core.dose import DoseLedger, DoseMap
+from controller.core.dose import DoseLedger, DoseMap, Lit
 from controller.core.errors import DoseBudgetError
 from controller.core.settings import Region
 from controller.testing import CONFOCAL, LIMITS
@@ -68,15 +68,16 @@ def test_a_scan_that_is_not_settled_blocks_the_next_one() -> None:
     ledger.cancel(booking)
     assert ledger.delivered.energy_j == 0
     with pytest.raises(ValueError, match="not the open one"):
-        ledger.settle(booking, None)
+        ledger.settle(booking, booking.lit())
 
 
 def test_what_a_record_books_again_equals_what_was_booked() -> None:
     limits = LIMITS.replace(dose_margin=1.3)
     lived, restored = DoseLedger(limits, "test"), DoseLedger(limits, "test")
-    lived.settle(lived.reserve(CONFOCAL), CONFOCAL)
-    lived.settle(lived.reserve(CONFOCAL), None)
-    restored.restore(CONFOCAL, settled=True)
-    restored.restore(CONFOCAL, settled=False)
+    lived.settle(lived.reserve(CONFOCAL), Lit.by(CONFOCAL))
+    worst = lived.reserve(CONFOCAL)
+    lived.settle(worst, worst.lit())
+    restored.restore(Lit.by(CONFOCAL))
+    restored.restore(worst.lit())
     assert restored.delivered == lived.delivered
     assert restored.delivered.energy_j == pytest.approx(2.3 * CONFOCAL.energy_j)

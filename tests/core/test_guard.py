@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controller.core.dose import Lit
 from controller.core.errors import (
     AcquisitionStoppedError,
     DeviceError,
     DoseBudgetError,
     EndOfRecordingError,
     InvalidRequestError,
+    LightFaultError,
     LightNotOffError,
     LimitExceededError,
     RecordingError,
@@ -234,12 +236,12 @@ def test_a_refusal_by_the_driver_before_any_light_costs_no_dose(error: Exception
         def acquire(self, settings: ScanSettings) -> Frame:
             raise error
 
-    settled: list[object] = []
+    settled: list[Lit] = []
     guard = GuardedMicroscope(Refusing(), LIMITS, settled=settled.append)
     for _ in range(2):
         with pytest.raises(type(error)):
             guard.acquire(CONFOCAL)
-    assert settled == [None, None]
+    assert [lit.energy_j for lit in settled] == [0.0, 0.0]
     assert guard.dose.energy_j == 0
 
 
@@ -284,11 +286,11 @@ def test_a_frame_that_cannot_be_true_is_a_failure(change: dict[str, Any], photon
 
 
 def test_more_light_than_asked_is_booked_as_it_was() -> None:
-    settled: list[object] = []
+    settled: list[Lit] = []
     guard = GuardedMicroscope(_Odd({"excitation_w": 90e-6}), LIMITS, settled=settled.append)
-    with pytest.raises(DeviceError):
+    with pytest.raises(LightFaultError):
         guard.acquire(CONFOCAL)
-    assert settled == [CONFOCAL.replace(excitation_w=90e-6)]
+    assert settled == [Lit.by(CONFOCAL.replace(excitation_w=90e-6))]
     assert guard.dose.energy_j == pytest.approx(9 * CONFOCAL.energy_j)
 
 

@@ -28,7 +28,7 @@ from controller.core.protocols import Denoiser, Policy, Segmenter
 from controller.core.settings import ScanSettings
 from controller.labels.store import LabelStore
 from controller.recording.reader import SessionReader
-from controller.recording.writer import SessionWriter
+from controller.recording.writer import SessionWriter, claim_folder
 from controller.session import Outcome, Parts, Session
 from controller.stages import Stage
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
@@ -91,6 +91,7 @@ def start() -> dict[str, Any]:
         "hardware": {},
         "config_sha256": "",
         "config_folder": ".",
+        "hardware_path": "",
         "microscope": {},
         "versions": {},
     }
@@ -116,7 +117,7 @@ def session(
         budget=budget or Budget(),
     )
     store = LabelStore(folder, create=True)
-    return Session(parts, SessionWriter.create(folder, start(), ask=store.put))
+    return Session(parts, SessionWriter.create(claim_folder(folder), start(), ask=store.put))
 
 
 def run(folder: Path, policy: Policy, **options: Any) -> tuple[Outcome, SessionReader]:

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from controller.core.clock import SimulatedClock
 from controller.core.decision import Acquire, AskLabel, Cycle, Question, Stop
-from controller.core.dose import DoseLedger
+from controller.core.dose import DoseLedger, Lit
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.settings import Region, ScanSettings
 from controller.recording.export import export_session, storable
 from controller.recording.reader import SessionReader
-from controller.recording.writer import SessionWriter
+from controller.recording.writer import SessionWriter, claim_folder
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
 
 STED = CONFOCAL.replace(modality="sted", sted_w=0.03)
@@ -35,16 +35,17 @@ def record(folder: Path, plan: tuple[ScanSettings, ...] = PLAN, *, segmented: bo
         "hardware": {"limits": LIMITS.model_dump(mode="json")},
         "config_sha256": "",
         "config_folder": "",
+        "hardware_path": "",
         "microscope": {"simulated": True},
         "versions": {},
     }
-    writer = SessionWriter.create(folder, start)
+    writer = SessionWriter.create(claim_folder(folder), start)
     for n, settings in enumerate(plan):
         booking = ledger.reserve(settings)
-        writer.reserve(booking, n)
+        writer.reserve(booking, n, clock.now_s())
         now_s = clock.now_s()
         frame = microscope.acquire(settings)
-        ledger.settle(booking, settings)
+        ledger.settle(booking, Lit.by(settings))
         writer.append_frame(frame, n)
         found = _segment(frame) if segmented else None
         decision = Acquire(

@@ -12,7 +12,7 @@ import pytest
 
 from controller.core.clock import SimulatedClock
 from controller.core.decision import Acquire, AskLabel, Cycle, Decision, Question, Stop
-from controller.core.dose import DoseLedger
+from controller.core.dose import DoseLedger, Lit
 from controller.core.errors import RecordingError
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.settings import Region, ScanSettings
@@ -20,7 +20,7 @@ from controller.recording import units
 from controller.recording.pictures import Contrast, contrast, outlines, png_uri
 from controller.recording.reader import SessionReader
 from controller.recording.report import write_report
-from controller.recording.writer import SessionWriter
+from controller.recording.writer import SessionWriter, claim_folder
 from controller.testing import LIMITS, FakeMicroscope
 
 ATTACK = '<script>alert("1")</script>'
@@ -52,19 +52,20 @@ class Recording:
             "hardware": {"name": "bench", "limits": LIMITS.model_dump(mode="json")},
             "config_sha256": "c0ffee",
             "config_folder": "",
+            "hardware_path": "",
             "microscope": {"simulated": True},
             "versions": {"numpy": "2.0"},
         }
-        self.writer = SessionWriter.create(folder, document | start)
+        self.writer = SessionWriter.create(claim_folder(folder), document | start)
         self.cycles = 0
 
     def step(self, decision: Decision, *, understood: bool = True, **more: Any) -> None:
         now_s, frame, found, clean = self.clock.now_s(), None, None, None
         if isinstance(decision, Acquire) and "refused" not in more:
             booking = self.ledger.reserve(decision.settings)
-            self.writer.reserve(booking, self.cycles)
+            self.writer.reserve(booking, self.cycles, now_s)
             frame = self.microscope.acquire(decision.settings)
-            self.ledger.settle(booking, decision.settings)
+            self.ledger.settle(booking, Lit.by(decision.settings))
             self.writer.append_frame(frame, self.cycles)
             if understood:
                 clean = Denoised(frame.photons, np.ones_like(frame.photons), frame.index)
@@ -82,7 +83,7 @@ class Recording:
         return SessionReader(self.folder)
 
     def cut_off(self) -> SessionReader:
-        self.writer.reserve(self.ledger.reserve(scan("confocal")), self.cycles)
+        self.writer.reserve(self.ledger.reserve(scan("confocal")), self.cycles, self.clock.now_s())
         self.end()
         journal = self.folder / "journal.jsonl"
         lines = journal.read_bytes().splitlines(keepends=True)

@@ -26,7 +26,7 @@ from controller.microscopes.replay import read_movie
 from controller.recording import layers
 from controller.recording.journal import JOURNAL_NAME, Journal, cut_torn_line, read_journal
 from controller.recording.reader import SessionReader
-from controller.recording.writer import SessionWriter
+from controller.recording.writer import SessionWriter, claim_folder
 from controller.testing import CONFOCAL, LIMITS, frames
 
 START: dict[str, Any] = {
@@ -36,6 +36,7 @@ START: dict[str, Any] = {
     "hardware": {},
     "config_sha256": "",
     "config_folder": ".",
+    "hardware_path": "",
     "microscope": {},
     "versions": {},
 }
@@ -43,7 +44,7 @@ START: dict[str, Any] = {
 
 def record(writer: SessionWriter, frame: Frame, index: int) -> None:
     booking = DoseLedger(LIMITS, "test").worst_case(frame.settings)
-    writer.reserve(booking, index)
+    writer.reserve(booking, index, float(index))
     writer.append_frame(frame, index)
     photons = frame.photons.astype(np.float32)
     labels = (photons > 8).astype(np.int32)
@@ -81,7 +82,7 @@ def mixed_frames() -> list[Frame]:
 
 def test_what_was_written_is_read_back_to_the_bit(tmp_path: Path) -> None:
     acknowledged: list[int] = []
-    writer = SessionWriter.create(tmp_path, START, acknowledged=acknowledged.append)
+    writer = SessionWriter.create(claim_folder(tmp_path), START, acknowledged=acknowledged.append)
     for index, frame in enumerate(mixed_frames()):
         record(writer, frame, index)
     assert finish(writer) == "completed"
@@ -102,7 +103,7 @@ def test_what_was_written_is_read_back_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_the_bundle_is_valid_ome_zarr_with_true_scale_and_place(tmp_path: Path) -> None:
-    writer = SessionWriter.create(tmp_path, START)
+    writer = SessionWriter.create(claim_folder(tmp_path), START)
     for index, frame in enumerate(mixed_frames()):
         record(writer, frame, index)
     finish(writer)
@@ -127,7 +128,7 @@ def test_the_bundle_is_valid_ome_zarr_with_true_scale_and_place(tmp_path: Path) 
 
 
 def test_a_raw_image_is_never_overwritten(tmp_path: Path) -> None:
-    writer = SessionWriter.create(tmp_path, START)
+    writer = SessionWriter.create(claim_folder(tmp_path), START)
     frame = mixed_frames()[0]
     record(writer, frame, 0)
     record(writer, Frame(frame.photons * 0, frame.settings, 0, 0.0), 1)
@@ -136,7 +137,7 @@ def test_a_raw_image_is_never_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_changed_pixel_is_noticed(tmp_path: Path) -> None:
-    writer = SessionWriter.create(tmp_path, START)
+    writer = SessionWriter.create(claim_folder(tmp_path), START)
     record(writer, mixed_frames()[0], 0)
     finish(writer)
     chunk = next((tmp_path / layers.BUNDLE_NAME / "000000" / "0" / "c").rglob("0"))
@@ -166,13 +167,13 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 def test_a_slow_disk_makes_the_scan_wait_and_drops_nothing(
     tmp_path: Path, slow_disk: threading.Event
 ) -> None:
-    writer = SessionWriter.create(tmp_path, START)
+    writer = SessionWriter.create(claim_folder(tmp_path), START)
     booking = DoseLedger(LIMITS, "test").worst_case(CONFOCAL)
     scanned: list[int] = []
 
     def scan() -> None:
         for frame in frames(6):
-            writer.reserve(booking, frame.index)
+            writer.reserve(booking, frame.index, 0.0)
             scanned.append(frame.index)
             writer.append_frame(frame, frame.index)
 
@@ -197,7 +198,7 @@ def test_a_disk_that_fills_ends_the_recording_within_one_frame_and_truthfully(
         write(bundle, path, *args, **options)
 
     monkeypatch.setattr(layers, "write_image", full)
-    writer = SessionWriter.create(tmp_path, START)
+    writer = SessionWriter.create(claim_folder(tmp_path), START)
     done: list[int] = []
 
     def scan() -> None:
@@ -278,20 +279,20 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_lit(tmp_p
     blocked.write_text("")
     for folder in (blocked / "session", Path("/proc/stedfast-session")):
         with pytest.raises(RecordingError, match="cannot be written"):
-            SessionWriter.create(folder, START)
+            claim_folder(folder)
 
 
 def test_a_folder_that_holds_a_session_is_refused(tmp_path: Path) -> None:
-    finish(SessionWriter.create(tmp_path, START))
+    finish(SessionWriter.create(claim_folder(tmp_path), START))
     with pytest.raises(SessionFolderError, match="already holds a session"):
-        SessionWriter.create(tmp_path, START)
+        claim_folder(tmp_path)
 
 
 def test_a_torn_last_line_is_left_out_and_cut_before_the_next_document(tmp_path: Path) -> None:
-    finish(SessionWriter.create(tmp_path, START))
+    finish(SessionWriter.create(claim_folder(tmp_path), START))
     journal = tmp_path / JOURNAL_NAME
     whole = journal.read_bytes()
-    for torn in (b'{"type":"cyc', b'{"type":"cycle"}\n', b"\x00\xff\n"):
+    for torn in (b'{"type":"cyc', b'{"type":"cycle"\n', b"\x00\xff\n"):
         journal.write_bytes(whole + torn)
         assert len(read_journal(tmp_path)) == 2
         cut_torn_line(tmp_path)
@@ -299,7 +300,7 @@ def test_a_torn_last_line_is_left_out_and_cut_before_the_next_document(tmp_path:
 
 
 def test_damage_in_the_middle_of_a_journal_is_named_with_its_line(tmp_path: Path) -> None:
-    finish(SessionWriter.create(tmp_path, START))
+    finish(SessionWriter.create(claim_folder(tmp_path), START))
     journal = tmp_path / JOURNAL_NAME
     first, second, _ = journal.read_bytes().split(b"\n")
     journal.write_bytes(b"\n".join([first, b"garbage", second, b""]))
