@@ -164,7 +164,7 @@ def test_a_completed_session_is_not_resumed(recorded: Path) -> None:
     assert "complete" in err
 
 
-def _start(folder: Path) -> subprocess.Popen[str]:
+def _start(folder: Path, *options: str) -> subprocess.Popen[str]:
     (folder / "experiment.toml").write_text(
         'schema = "stedfast-experiment/1"\nname = "long"\nhardware = "hardware.toml"\n'
         '[policy]\nname = "fixed"\n[policy.options]\nrepeats = 100000\n'
@@ -197,7 +197,7 @@ def _start(folder: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_ends_the_session_in_order_with_130(tmp_path: Path, number: signal.Signals) -> None:
-    process = _start(tmp_path)
+    process = _start(tmp_path, "--json")
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     told = json.loads(out)
@@ -232,3 +232,66 @@ def test_python_m_controller_is_the_same_command() -> None:
     )
     for command in ("new", "check", "run", "resume", "replay", "report", "export", "label"):
         assert f" {command} " in done.stdout
+
+
+def test_a_closed_terminal_ends_the_session_in_order(tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert SessionReader(tmp_path / "session").status == "interrupted"
+
+
+def test_a_reader_that_goes_away_does_not_end_the_session(tmp_path: Path) -> None:
+    process = _start(tmp_path)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stderr.close()
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    process.stdout.close()
+    assert SessionReader(tmp_path / "session").status == "interrupted"
+
+
+BROKEN = """
+from controller.core.settings import Settings
+from controller.testing import FakeMicroscope
+
+
+class Broken(FakeMicroscope):
+    class Options(Settings):
+        '''None.'''
+
+    @classmethod
+    def from_options(cls, options, resources):
+        raise RuntimeError("the controller does not answer")
+"""
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_a_driver_that_cannot_start_is_one_object_and_leaves_no_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = shipped_hardware("sim_sted.toml").read_text()
+    limits = text.partition("[limits]")[2]
+    (tmp_path / "scope.toml").write_text(
+        'schema = "stedfast-hardware/1"\nname = "x"\n[microscope]\ndriver = "broken:Broken"\n[limits]'
+        + limits
+    )
+    folder = ["-o", tmp_path / "session"] if command == "run" else []
+    code, out, _ = stedfast(command, tmp_path / "scope.toml", "--json", *folder)
+    told = json.loads(out)
+    assert (code, told["status"]) == (1, "failed")
+    assert "the controller does not answer" in told["problems"][0]
+    assert not (tmp_path / "session" / "journal.jsonl").exists()
+
+
+def test_new_takes_any_name_for_a_folder(tmp_path: Path) -> None:
+    code, _, _ = stedfast("new", tmp_path / 'synapses "é" 🔬')
+    assert code == 0
+    code, _, err = stedfast("check", tmp_path / 'synapses "é" 🔬')
+    assert code == 0, err

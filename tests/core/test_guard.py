@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from controller.core.errors import (
 )
 from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
+from controller.core.protocols import Capabilities
 from controller.core.settings import Region, ScanSettings
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
 
@@ -417,3 +419,147 @@ def test_close_ends_dark_even_if_the_driver_fails_to_close() -> None:
     with pytest.raises(OSError, match="unplugged"):
         GuardedMicroscope(microscope, LIMITS).close()
     assert microscope.is_dark()
+
+
+@pytest.mark.parametrize("value", [-1e-5, math.nan, math.inf])
+def test_a_read_back_that_cannot_be_true_is_a_failure_and_never_lowers_the_dose(value: float) -> None:
+    class Sensor(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            frame = super().acquire(settings)
+            wrong = settings.model_copy(update={"excitation_w": value})
+            return Frame(frame.photons, wrong, 0, 0.0)
+
+    guard = GuardedMicroscope(Sensor(), LIMITS)
+    with pytest.raises(DeviceError, match="impossible settings"):
+        guard.acquire(CONFOCAL)
+    assert guard.dose.energy_j == CONFOCAL.energy_j
+
+
+def test_a_larger_region_than_asked_is_a_failure() -> None:
+    wider = Region(center_yx_m=CONFOCAL.region.center_yx_m, size_yx_m=(6.4e-6, 4.8e-6))
+    guard = GuardedMicroscope(_Odd({"region": wider}), LIMITS)
+    with pytest.raises(DeviceError, match="asked was confocal at"):
+        guard.acquire(CONFOCAL)
+
+
+def test_more_power_for_a_shorter_time_is_more_than_was_asked() -> None:
+    guard = GuardedMicroscope(_Odd({"excitation_w": 80e-6, "dwell_s": 1e-6}), LIMITS)
+    with pytest.raises(LightFaultError, match="excitation power of 8e-05 W where 1e-05 W"):
+        guard.acquire(CONFOCAL)
+
+
+def test_the_light_goes_out_before_anything_is_booked(monkeypatch: pytest.MonkeyPatch) -> None:
+    microscope = FakeMicroscope(options=FakeMicroscope.Options(fail_at=0))
+    guard = GuardedMicroscope(microscope, LIMITS)
+
+    def out_of_memory(*_: object) -> None:
+        assert microscope.is_dark()
+        raise MemoryError
+
+    monkeypatch.setattr(guard.ledger.map, "add", out_of_memory)
+    with pytest.raises(MemoryError):
+        guard.acquire(CONFOCAL)
+    assert microscope.is_dark()
+    assert guard.dose.energy_j == CONFOCAL.energy_j, "the total is booked before the map"
+
+
+def test_a_driver_that_refuses_with_its_light_on_is_at_fault_and_pays() -> None:
+    class Liar(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            self.light_on = True
+            raise InvalidRequestError("not on the grid")
+
+    microscope = Liar()
+    guard = GuardedMicroscope(microscope, LIMITS)
+    with pytest.raises(LightFaultError, match="refused with its light on"):
+        guard.acquire(CONFOCAL)
+    assert microscope.is_dark()
+    assert guard.dose.energy_j >= CONFOCAL.energy_j
+
+
+class _Hanging(FakeMicroscope):
+    """Hangs until it is dark; its ``stop`` fails a few times."""
+
+    def __init__(self, failing_stops: int, *, simulated: bool = True) -> None:
+        super().__init__()
+        self.failing_stops, self.simulated = failing_stops, simulated
+        self.dark = threading.Event()
+        self.stops = 0
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), simulated=self.simulated)
+
+    def acquire(self, settings: ScanSettings) -> Frame:
+        self.light_on = True
+        self.dark.clear()
+        assert self.dark.wait(20)
+        raise AcquisitionStoppedError("stopped")
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self.stops <= self.failing_stops:
+            raise OSError("bus error")
+        super().stop()
+        self.dark.set()
+
+
+def test_the_watchdog_tries_until_it_is_dark() -> None:
+    microscope = _Hanging(failing_stops=2)
+    guard = GuardedMicroscope(microscope, LIMITS.replace(overrun_max_s=0.05))
+    with pytest.raises(LightFaultError, match="the light was put out"):
+        guard.acquire(CONFOCAL)
+    assert microscope.is_dark()
+    assert microscope.stops >= 3
+
+
+def test_a_scan_that_overran_on_a_real_microscope_is_booked_for_as_long_as_it_was_lit() -> None:
+    guard = GuardedMicroscope(_Hanging(0, simulated=False), LIMITS.replace(overrun_max_s=0.1))
+    with pytest.raises(LightFaultError):
+        guard.acquire(CONFOCAL)
+    assert guard.dose.energy_j > 10 * CONFOCAL.energy_j
+
+
+def test_a_watchdog_that_comes_too_late_does_not_stop_the_next_scan() -> None:
+    microscope = FakeMicroscope()
+    guard = GuardedMicroscope(microscope, LIMITS.replace(overrun_max_s=1e-3, frame_max_s=1.0))
+    for _ in range(20):
+        guard.acquire(CONFOCAL)
+    assert "stop" not in microscope.commands
+
+
+def test_light_beyond_a_region_of_broken_pixels_is_booked_and_limited() -> None:
+    # 1.6 um at 1 um pixels is a scan of 2 x 2 pixels: it lights 2 um.
+    broken = CONFOCAL.replace(
+        region=Region(center_yx_m=(0.0, 0.0), size_yx_m=(1.6e-6, 1.6e-6)), pixel_size_m=1e-6
+    )
+    guard = GuardedMicroscope(FakeMicroscope(), LIMITS)
+    guard.acquire(broken)
+    edge = Region(center_yx_m=(0.95e-6, 0.0), size_yx_m=(1e-8, 1e-8))
+    assert guard.ledger.map.peak(edge) == pytest.approx(broken.dose_j_per_m2)
+    half = LIMITS.stage_box.size_yx_m[0] / 2
+    outside = broken.replace(region=Region(center_yx_m=(half - 0.85e-6, 0.0), size_yx_m=(1.6e-6, 1.6e-6)))
+    with pytest.raises(LimitExceededError, match="stage_box"):
+        guard.acquire(outside)
+
+
+def test_an_abort_while_the_light_is_put_out_is_not_forgotten() -> None:
+    class Interrupted(FakeMicroscope):
+        interrupts = 1
+
+        def stop(self) -> None:
+            if self.interrupts:
+                self.interrupts -= 1
+                raise KeyboardInterrupt
+            super().stop()
+
+    microscope = Interrupted(options=FakeMicroscope.Options(fail_at=0))
+    with pytest.raises(KeyboardInterrupt):
+        GuardedMicroscope(microscope, LIMITS).acquire(CONFOCAL)
+    assert microscope.is_dark()
+
+
+def test_pixels_of_a_frame_cannot_be_made_writable_again() -> None:
+    frame = Frame(np.ones((2, 3), ">u2"), CONFOCAL, 0, 0.0)
+    assert frame.photons.dtype.isnative
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        frame.photons.flags.writeable = True

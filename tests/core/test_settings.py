@@ -25,6 +25,7 @@ from controller.testing import CONFOCAL, LIMITS
         {"sted_w": 0.1},
         {"line_averages": 0},
         {"line_averages": 1.0},
+        {"line_averages": 10**400},
         {"modality": "widefield"},
         {"p_stde": 0.1},
         {"pixel_size_m": 1e-14},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 from controller.assemble import Hooks, new_session, replayed_session, resumed_session
 from controller.config import Experiment, load
 from controller.core.decision import Cycle
-from controller.core.errors import ReplayDivergedError, SessionFolderError
+from controller.core.errors import ConfigurationError, ReplayDivergedError, SessionFolderError
 from controller.recording.journal import JOURNAL_NAME, read_journal
 from controller.recording.reader import SessionReader
 
@@ -279,3 +280,152 @@ def test_a_replay_decides_the_same_on_the_recorded_frames(tmp_path: Path) -> Non
     new_session(experiment(tmp_path / "config", cycles=10), recorded).run()
     assert replayed_session(recorded, replayed).run().status == "completed"
     assert_same_run(SessionReader(recorded), SessionReader(replayed))
+
+
+WATCHFUL = """
+from controller.core.decision import Acquire, AskLabel, Question, Stop
+from controller.core.settings import Settings
+from controller.testing import CONFOCAL
+
+
+class Watchful:
+    '''What it asks for depends on the dose, the budget and the time, to the last bit.'''
+
+    family = "open-loop"
+
+    class Options(Settings):
+        refuse: bool = False
+
+    @classmethod
+    def from_options(cls, options, resources):
+        policy = cls()
+        policy.options, policy.cycle = options, 0
+        return policy
+
+    def decide(self, observation):
+        self.cycle += 1
+        if self.cycle > 9:
+            return Stop(reason="done")
+        if self.cycle == 4:
+            region = CONFOCAL.region
+            question = Question(frame_index=0, region=region, kind="choice", text="?", choices=("a",))
+            return AskLabel(question=question, reason="ask")
+        if self.options.refuse and self.cycle == 3:
+            return Acquire(settings=CONFOCAL.replace(pixel_size_m=5e-9), reason="too fine")
+        trace = observation.dose.energy_j * 1e-3 + observation.now_s * 1e-9 + self.cycle * 1e-8
+        power = 10e-6 + trace % 1e-6
+        again = " again" if observation.failure else ""
+        return Acquire(settings=CONFOCAL.replace(excitation_w=power), reason=f"cycle {self.cycle}{again}")
+"""
+
+
+def watchful(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: str = "", hardware: str = ""
+) -> Experiment:
+    folder.mkdir(parents=True)
+    (folder / "watchful.py").write_text(WATCHFUL)
+    monkeypatch.syspath_prepend(folder)
+    (folder / "hardware.toml").write_text(
+        HARDWARE.format(frame_s=0.001, clock="simulated").replace(
+            "frame_s = 0.001", "frame_s = 0.001" + hardware
+        )
+    )
+    (folder / "experiment.toml").write_text(
+        'schema = "stedfast-experiment/1"\nname = "w"\nhardware = "hardware.toml"\nseed = 3\n'
+        f'[policy]\nname = "watchful:Watchful"\noptions = {{ {options} }}\n'
+    )
+    return load(folder)
+
+
+def test_a_session_cut_at_any_line_goes_on_though_its_policy_watches_dose_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = watchful(tmp_path / "config", monkeypatch)
+    whole = tmp_path / "whole"
+    assert new_session(config, whole).run().status == "completed"
+    lines = (whole / JOURNAL_NAME).read_bytes().splitlines(keepends=True)
+    for cut in range(1, len(lines)):
+        folder = tmp_path / f"cut{cut}"
+        shutil.copytree(whole, folder)
+        (folder / JOURNAL_NAME).write_bytes(b"".join(lines[:cut]))
+        for _ in range(2):  # the second time after an interruption
+            outcome = resumed_session(folder).run()
+            assert outcome.status == "completed", (cut, outcome)
+            kept = (folder / JOURNAL_NAME).read_bytes().splitlines(keepends=True)
+            (folder / JOURNAL_NAME).write_bytes(b"".join(kept[:-1]))
+        reader = SessionReader(folder)
+        assert reader.problems() == []
+        delivered = sum(frame.settings.energy_j for frame in reader.frames.values())
+        lost = sum(booking.energy_j for booking in reader.unsettled())
+        assert reader.cycles[-1].dose.energy_j == pytest.approx(delivered + lost)
+        if not lost:
+            assert_same_run(SessionReader(whole), reader)
+        assert replayed_session(folder, tmp_path / f"replay{cut}").run().status == "completed"
+        assert decisions(SessionReader(tmp_path / f"replay{cut}")) == decisions(reader)
+
+
+def test_light_of_a_frame_that_no_cycle_used_is_in_the_stop_document(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = watchful(tmp_path / "config", monkeypatch)
+    folder = tmp_path / "session"
+    new_session(config, folder).run()
+    documents = [json.loads(line) for line in (folder / JOURNAL_NAME).read_bytes().splitlines()]
+    lines = (folder / JOURNAL_NAME).read_bytes().splitlines(keepends=True)
+    cut = next(i for i, d in enumerate(documents) if d["type"] == "frame" and d["index"] == 1)
+    kept = [line for line, d in zip(lines[: cut + 1], documents, strict=False) if d.get("cycle", 0) <= 1]
+    (folder / JOURNAL_NAME).write_bytes(b"".join(kept))
+    session = resumed_session(folder)
+    session.stop_after_this_frame("stopped at once")
+    assert session.run().status == "interrupted"
+    reader = SessionReader(folder)
+    assert reader.stop is not None
+    assert reader.stop.dose.energy_j == pytest.approx(
+        sum(f.settings.energy_j for f in reader.frames.values())
+    )
+    assert len(reader.frames) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "hardware"),
+    [("refuse = true", ""), ("", ", fail_at = 2"), ("refuse = true", ", fail_at = 4")],
+)
+def test_refusals_and_failures_are_resumed_and_replayed_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, hardware: str
+) -> None:
+    config = watchful(tmp_path / "config", monkeypatch, options, hardware)
+    whole, paused = tmp_path / "whole", tmp_path / "paused"
+    assert new_session(config, whole).run().status == "completed"
+
+    def stop(cycle: Cycle) -> None:
+        if cycle.index == 6:
+            session.stop_after_this_frame("stopped by the user")
+
+    session = new_session(config, paused, hooks=Hooks(cycle=stop))
+    assert session.run().status == "interrupted"
+    half = tmp_path / "half replayed"
+    assert replayed_session(paused, half).run().status == "completed"
+    assert decisions(SessionReader(half)) == decisions(SessionReader(paused))
+    assert resumed_session(paused).run().status == "completed"
+    assert_same_run(SessionReader(whole), SessionReader(paused))
+    again = tmp_path / "replayed"
+    assert replayed_session(whole, again).run().status == "completed"
+    assert decisions(SessionReader(again)) == decisions(SessionReader(whole))
+    with pytest.raises(SessionFolderError, match=r"this is a replay|is complete"):
+        resumed_session(half)
+
+
+def test_a_session_does_not_go_on_with_limits_that_were_changed_since(tmp_path: Path) -> None:
+    folder = tmp_path / "session"
+
+    def stop(cycle: Cycle) -> None:
+        session.stop_after_this_frame("stopped by the user")
+
+    session = new_session(experiment(tmp_path / "config", cycles=5), folder, hooks=Hooks(cycle=stop))
+    session.run()
+    hardware = tmp_path / "config" / "hardware.toml"
+    hardware.write_text(hardware.read_text().replace("sted_max_w = 0.3", "sted_max_w = 0.2"))
+    with pytest.raises(ConfigurationError, match=r"limits.sted_max_w was 0.3 .* is 0.2 now"):
+        resumed_session(folder)
+    hardware.unlink()
+    assert resumed_session(folder).run().status == "completed"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from controller.core.clock import SimulatedClock
+from controller.core.clock import SimulatedClock, SystemClock
 from controller.core.decision import (
     Acquire,
     AskLabel,
@@ -21,7 +23,7 @@ from controller.core.decision import (
     Question,
     Stop,
 )
-from controller.core.errors import DeviceError, InvalidRequestError
+from controller.core.errors import DeviceError, InvalidRequestError, RecordingError
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Denoiser, Policy, Segmenter
@@ -337,3 +339,122 @@ def test_a_scan_that_the_driver_refuses_before_light_costs_nothing_and_is_told(t
     assert reader.unsettled() == []
     assert reader.stop is not None
     assert reader.stop.dose.energy_j == pytest.approx(CONFOCAL.energy_j)
+
+
+def test_a_scan_that_is_not_due_waits_in_the_dark(tmp_path: Path) -> None:
+    policy = Plan(Acquire(settings=CONFOCAL, reason="later", start_s=3600.0), TAKE)
+    run(tmp_path, policy)
+    assert [seen.now_s for seen in policy.seen] == [0.0, 3600.0, 3600.0]
+
+
+def test_a_stop_while_waiting_ends_without_the_scan(tmp_path: Path) -> None:
+    class Waiting(SystemClock):
+        def sleep(self, duration_s: float) -> None:
+            waiting.stop_after_this_frame("stopped by the user")
+
+    microscope = FakeMicroscope()
+    policy = Plan(Acquire(settings=CONFOCAL, reason="later", start_s=3600.0))
+    waiting = session(tmp_path, policy, microscope=microscope)
+    waiting.parts = replace(waiting.parts, clock=Waiting())
+    outcome = waiting.run()
+    assert (outcome.status, outcome.reason) == ("interrupted", "stopped by the user")
+    assert microscope.requests == []
+
+
+def test_a_scan_due_after_the_end_of_the_session_is_refused(tmp_path: Path) -> None:
+    late = Acquire(settings=CONFOCAL, reason="later", start_s=1e17)
+    outcome, reader = run(tmp_path, Plan(late), budget=Budget(duration_s=10.0))
+    assert outcome.frames == 0
+    assert "budget.duration_s" in (reader.cycles[0].refused or "")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Acquire(settings=CONFOCAL.model_copy(update={"excitation_w": math.nan}), reason="nan"),
+        Acquire(settings=CONFOCAL.model_copy(update={"excitation_w": -1e-6}), reason="negative"),
+        Acquire.model_construct(settings=CONFOCAL, reason="nan", evidence={"x": math.nan}),
+    ],
+    ids=["nan", "negative", "evidence"],
+)
+def test_a_decision_that_cannot_be_written_down_is_a_failing_policy_and_spoils_nothing(
+    tmp_path: Path, bad: Decision
+) -> None:
+    outcome, reader = run(tmp_path, Plan(TAKE, bad))
+    assert outcome.status == reader.status == "failed"
+    assert reader.frame(0).photons.shape == CONFOCAL.shape_yx
+
+
+SMALL = np.ones((2, 2), np.float32)
+
+
+class _Answers(Plain):
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def step(self, frame: Frame, denoised: Denoised | None = None) -> Any:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [np.ones(3), {}, Denoised(SMALL, SMALL, 0), Denoised(SMALL[[0] * 32][:, [0] * 24] * np.nan, SMALL, 0)],
+    ids=["array", "dict", "shape", "nan"],
+)
+def test_a_model_that_answers_nonsense_is_a_failing_model_and_loses_no_frame(
+    tmp_path: Path, answer: Any
+) -> None:
+    outcome, reader = run(tmp_path, Plan(TAKE, TAKE), denoiser=_Answers(answer))
+    assert (outcome.status, outcome.frames, outcome.faults) == ("completed", 2, 2)
+    assert reader.denoised(reader.cycles[0]) is None
+
+
+def test_a_question_about_a_frame_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    _, reader = run(tmp_path, Plan(ASK, TAKE))
+    assert "there is no frame 0" in (reader.cycles[0].refused or "")
+
+
+def test_a_question_queue_in_trouble_is_a_fault_and_no_more(tmp_path: Path) -> None:
+    def locked(*_: object) -> None:
+        raise RecordingError("database is locked")
+
+    asking = session(tmp_path, Plan(TAKE, ASK, TAKE))
+    asking.writer._ask = locked
+    assert asking.run().status == "completed"
+    assert "the question is not in the queue yet" in SessionReader(tmp_path).cycles[1].faults[0]
+
+
+def test_a_display_in_trouble_does_not_end_a_session(tmp_path: Path) -> None:
+    shown = session(tmp_path, Plan(TAKE))
+
+    def broken(_: object) -> None:
+        raise BrokenPipeError
+
+    shown._watch = broken
+    assert shown.run().status == "completed"
+
+
+def test_a_driver_that_exits_the_process_ends_the_session_as_failed_and_dark(tmp_path: Path) -> None:
+    class Exiting(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            self.light_on = True
+            raise SystemExit(0)
+
+    microscope = Exiting()
+    outcome, reader = run(tmp_path, Plan(TAKE), microscope=microscope)
+    assert outcome.status == reader.status == "failed"
+    assert microscope.is_dark()
+
+
+def test_more_light_than_asked_for_is_never_survived(tmp_path: Path) -> None:
+    class Excessive(FakeMicroscope):
+        def acquire(self, settings: ScanSettings) -> Frame:
+            frame = super().acquire(settings)
+            return Frame(frame.photons, settings.replace(excitation_w=9e-5), 0, 0.0)
+
+    outcome, reader = run(tmp_path, Plan(TAKE, TAKE), microscope=Excessive())
+    assert outcome.status == "failed"
+    assert reader.stop is not None
+    assert reader.stop.dose.energy_j == pytest.approx(9 * CONFOCAL.energy_j)
+    assert reader.lit(reader.reservations[0]).energy_j == pytest.approx(9 * CONFOCAL.energy_j)
