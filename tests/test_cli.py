@@ -183,7 +183,7 @@ def _start(folder: Path, *options: str) -> subprocess.Popen[str]:
         str(folder),
         "-o",
         str(folder / "session"),
-        "--json",
+        *options,
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     journal = folder / "session" / "journal.jsonl"

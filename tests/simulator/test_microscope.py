@@ -251,7 +251,7 @@ def test_a_stop_from_another_thread_ends_the_scan_in_the_dark() -> None:
     assert clock.now_s() < STED.duration_s / 10, "it stops at the next line, not at the end of the frame"
     assert microscope.molecules.sum() < before.sum(), "what was scanned is bleached"
     clock.hook = lambda: None
-    assert microscope.acquire(STED).index == 0, "a stop ends one scan, not the next"
+    assert microscope.acquire(STED).index == 1, "a stop ends one scan, which keeps its number"
 
 
 def test_a_stop_while_the_stage_moves_is_before_any_light() -> None:
