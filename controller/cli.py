@@ -323,7 +323,7 @@ class _Stopper:
             return
         if self._count == 1:
             session.stop_after_this_frame(f"stopped by the user ({signal.Signals(number).name})")
-            with suppress(Exception):  # the terminal may be what has gone
+            with suppress(Exception, SystemExit):  # the terminal may be what has gone
                 self._console.print("[yellow]stopping after this frame; once more aborts[/yellow]")
         else:
             raise KeyboardInterrupt

@@ -136,7 +136,8 @@ class Session:
             self.writer.append(cycle, observation.now_s)
         self.remember(cycle)
         if self._watch is not None:
-            with suppress(Exception):  # a display in trouble (a closed pipe) does not end a session
+            # A display in trouble does not end a session; rich exits the process at a closed pipe.
+            with suppress(Exception, SystemExit):
                 self._watch(cycle)
         return cycle
 
