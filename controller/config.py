@@ -39,13 +39,17 @@ class MicroscopeConfig(Settings):
 
 
 class HardwareConfig(Settings):
-    """One microscope: driver, safety limits and safe values."""
+    """One microscope: driver, safety limits and safe values.
+
+    ``experiment`` holds keys of an experiment, for a run of this file alone.
+    """
 
     schema_: Literal["stedfast-hardware/1"] = Field(alias="schema")
     name: Name
     microscope: MicroscopeConfig
     limits: SafetyLimits
     safe: SafeValues = SafeValues()
+    experiment: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _safe_values_are_inside_the_limits(self) -> HardwareConfig:
@@ -139,7 +143,8 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Experiment:
     schema = data.get("schema")
     if schema == HARDWARE_SCHEMA:
         hardware = _validate(HardwareConfig, path, text, data)
-        default = {"name": f"default session on {hardware.config.name}", "hardware": str(path)}
+        default = {"name": f"default session on {hardware.config.name}", **hardware.config.experiment}
+        default["hardware"] = str(path)
         session = _validate(SessionConfig, path, "", _with(default, overrides))
     elif schema == EXPERIMENT_SCHEMA:
         session = _validate(SessionConfig, path, text, _with(data, overrides))

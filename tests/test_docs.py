@@ -95,6 +95,7 @@ def test_every_link_to_a_file_leads_somewhere(document: Path) -> None:
 def test_the_hardware_readme_explains_every_key() -> None:
     from controller.config import HardwareConfig, MicroscopeConfig
     from controller.core.limits import SafetyLimits, SafeValues
+    from controller.microscopes.device_mapping import DeviceMapping, MappedSetting
     from controller.microscopes.replay import MovieMicroscope
     from simulator.microscope import SimulatedMicroscope
 
@@ -105,6 +106,8 @@ def test_the_hardware_readme_explains_every_key() -> None:
         MicroscopeConfig,
         MovieMicroscope.Options,
         SimulatedMicroscope.Options,
+        DeviceMapping,
+        MappedSetting,
     ):
         for name in model.model_fields:
             assert f"`{name}`" in text, name

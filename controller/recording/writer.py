@@ -12,6 +12,7 @@ import shutil
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -323,7 +324,8 @@ class SessionWriter:
             self._frames_on_the_way -= 1
             self._on_the_way.notify_all()
         if self._acknowledged is not None:
-            self._acknowledged(frame.index)
+            with suppress(Exception):  # a display in trouble does not spoil a record
+                self._acknowledged(frame.index)
         if len(self._frame_paths) % _LIST_EVERY == 0:
             layers.list_images(self.bundle, self._frame_paths)
 
