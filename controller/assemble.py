@@ -166,7 +166,7 @@ class _Builder:
         """Make one from configuration files."""
         hardware = experiment.hardware
         folder = hardware.path.parent.resolve()
-        builder = cls(hardware.config, experiment.session.config, folder, str(hardware.path))
+        builder = cls(hardware.config, experiment.session.config, folder, hardware.path.name)
         builder._files = experiment
         return builder
 
@@ -179,7 +179,8 @@ class _Builder:
                 HardwareConfig.model_validate_json(json.dumps(start.hardware)),
                 SessionConfig.model_validate_json(json.dumps(start.experiment)),
                 Path(start.config_folder),
-                source,
+                # The same name as in the first run: it is part of what a policy is told.
+                Path(start.hardware_path).name,
             )
         except ValidationError as error:
             raise SessionFolderError(f"{source}: {error}") from error

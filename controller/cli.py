@@ -49,16 +49,24 @@ OutputOption = Annotated[Path | None, typer.Option("--output", "-o", help="Sessi
 @app.command()
 def new(
     folder: Annotated[Path, typer.Argument(help="Folder to make.")],
-    hardware: Annotated[str, typer.Option(help="Hardware configuration to start from.")] = "sim_sted.toml",
+    hardware: Annotated[
+        str, typer.Option(help="Hardware configuration: a file, or the name of a shipped one.")
+    ] = "sim_sted.toml",
 ) -> None:
     """Make an experiment to start from: two commented TOML files."""
     with _errors_told(as_json=False):
         from controller.config import shipped_hardware
         from controller.core.errors import ConfigurationError
 
-        source, template = shipped_hardware(hardware), shipped_hardware("experiment_template.toml")
+        template = shipped_hardware("experiment_template.toml")
+        source = Path(hardware) if Path(hardware).exists() else shipped_hardware(hardware)
         if not source.exists():
-            raise ConfigurationError(f"--hardware {hardware}: there is no {source.name} in {source.parent}")
+            shipped = sorted(path.name for path in template.parent.glob("*.toml") if path != template)
+            raise ConfigurationError(
+                f"--hardware {hardware}: there is no such file, and none of that name comes with Stedfast: "
+                f"{', '.join(shipped)}"
+            )
+        hardware = source.name
         for target in (folder / hardware, folder / "experiment.toml"):
             if target.exists():
                 raise ConfigurationError(f"{target} exists already; choose another folder")
@@ -109,8 +117,14 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter for each option of the comma
     with _errors_told(as_json):
         from controller.assemble import new_session
         from controller.config import load
+        from controller.core.errors import ConfigurationError
 
         experiment = load(config, overrides)
+        if experiment.is_hardware_alone and not experiment.hardware.config.experiment:
+            raise ConfigurationError(
+                f"{config}: a microscope alone says nothing to do; make an experiment with "
+                f"'stedfast new DIR --hardware {config}', or add a table [experiment]"
+            )
         folder = output or _fresh_folder(experiment.session.config.name)
         energy_j = min(
             experiment.session.config.budget.session_energy_j or float("inf"),
@@ -161,7 +175,11 @@ def replay(
 
 
 @app.command("report")
-def make_report(folder: SessionArgument, output: OutputOption = None, as_json: JsonOption = False) -> None:
+def make_report(
+    folder: SessionArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
     """Write the report of a session: one self-contained HTML page."""
     with _errors_told(as_json):
         path = _report(folder, output or folder / "report.html")
@@ -176,6 +194,7 @@ def export(folder: SessionArgument, target: Annotated[Path, typer.Argument(help=
         from controller.recording.reader import SessionReader
 
         paths = export_session(SessionReader(folder), target)
+        paths += _export_answers(folder, target)
         typer.echo(f"{len(paths)} files in {target}")
 
 
@@ -192,8 +211,9 @@ def label(
         from controller.labels.store import LabelStore
         from controller.recording.reader import SessionReader
 
-        store, console = LabelStore(folder, create=True), Console()
-        for cycle in SessionReader(folder).cycles:
+        reader, console = SessionReader(folder), Console()
+        store = LabelStore(folder, create=True)
+        for cycle in reader.cycles:
             # The journal holds every question, also one that its queue could not take at the time.
             if isinstance(cycle.decision, AskLabel) and cycle.refused is None:
                 store.put(cycle.index, cycle.decision.question)
@@ -207,15 +227,15 @@ def label(
             console.print(f"[bold]{position} of {len(waiting)}: {asked.question.text}[/bold]")
             console.print("  ".join(f"[cyan]{n}[/cyan] {c}" for n, c in enumerate(choices, start=1)))
             start_s = time.monotonic()
-            key = typer.prompt("number, u = unsure, q = quit").strip().lower()
-            while key not in {"u", "q", *(str(n) for n in range(1, len(choices) + 1))}:
-                key = typer.prompt(f"1 to {len(choices)}, u or q").strip().lower()
+            key = _ask_key(len(choices))
             if key == "q":
                 break
             answer = None if key == "u" else choices[int(key) - 1]
             store.answer(asked.number, answer, annotator=annotator, answer_s=time.monotonic() - start_s)
         left = len(store.unanswered())
-        console.print(f"{len(store.answers())} answers stored, {left} questions open")
+        console.print(
+            f"{len(store.answers())} answered, {left} open; update the report: stedfast report {folder}"
+        )
 
 
 def _check(config: Path, overrides: dict[str, Any], as_json: bool) -> None:
@@ -345,8 +365,27 @@ def _tell_outcome(outcome: Outcome, folder: Path, report: Path | None, as_json: 
     typer.echo(f"{outcome.status}: {outcome.reason}")
     typer.echo(f"{outcome.cycles} cycles, {outcome.frames} frames, {outcome.faults} faults")
     typer.echo(f"session: {folder}")
+    if outcome.status != "completed" and "identical" not in more:
+        typer.echo(f"go on:   stedfast resume {folder}")
     if report:
         typer.echo(f"report:  {report}")
+
+
+def _export_answers(folder: Path, target: Path) -> list[Path]:
+    import csv
+
+    from controller.labels.store import LABELS_NAME, LabelStore
+
+    if not (folder / LABELS_NAME).exists():
+        return []
+    path = target / "answers.csv"
+    with path.open("x", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["cycle", "annotator", "answer", "answer_s", "answered_utc"])
+        for a in LabelStore(folder).answers():
+            answer = a.answer if isinstance(a.answer, str) or a.answer is None else json.dumps(a.answer)
+            table.writerow([a.question_number, a.annotator, answer or "unsure", a.answer_s, a.answered_utc])
+    return [path]
 
 
 def _energy_budget_j(start: StartDocument) -> float:
@@ -376,10 +415,23 @@ def _report(folder: Path, target: Path) -> Path:
     return write_report(SessionReader(folder), target, answers=answers)
 
 
+def _ask_key(choices: int) -> str:
+    """Return the key that was pressed; the end of the input counts as q."""
+    prompt, keys = "number, u = unsure, q = quit", {"u", "q", *(str(n) for n in range(1, choices + 1))}
+    try:
+        while (key := str(typer.prompt(prompt)).strip().lower()) not in keys:
+            prompt = f"1 to {choices}, u or q"
+    except (typer.Abort, EOFError):
+        return "q"
+    return key
+
+
 def _show_question(console: Console, folder: Path, frame_index: int) -> None:
     from controller.display import image_for_terminal
     from controller.recording.reader import SessionReader
 
+    if not console.is_terminal:
+        return
     photons = SessionReader(folder).frame(frame_index).photons.astype(float)
     console.print(image_for_terminal(photons, columns=min(64, console.width)))
 

@@ -122,6 +122,11 @@ class Experiment:
     hardware: Loaded[HardwareConfig]
 
     @property
+    def is_hardware_alone(self) -> bool:
+        """Tell whether there was no experiment, only a hardware configuration."""
+        return self.session.path == self.hardware.path
+
+    @property
     def sha256(self) -> str:
         """Return the checksum of both files together."""
         return hashlib.sha256((self.session.sha256 + self.hardware.sha256).encode()).hexdigest()
@@ -151,8 +156,9 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Experiment:
         hardware_path = _hardware_path(session.config.hardware, path)
         hardware = _validate(HardwareConfig, hardware_path, *_read_toml(hardware_path))
     else:
+        wrong = "this key is missing" if schema is None else f"{schema!r} is not known"
         raise ConfigurationError(
-            f"{path}:{line_of(text, ('schema',))}: schema: {schema!r} is not known; "
+            f"{path}:{line_of(text, ('schema',))}: schema: {wrong}; "
             f"allowed are {HARDWARE_SCHEMA!r} and {EXPERIMENT_SCHEMA!r}"
         )
     experiment = Experiment(session, hardware)

@@ -31,6 +31,8 @@ from controller.recording.writer import SessionWriter
 from controller.stages import Stage, checked_decision, checked_denoised, checked_segmentation
 
 _REFUSALS_IN_A_ROW_MAX = 50
+# A policy that stops after so many requests without a frame has given up, whatever it says.
+_GIVEN_UP_AFTER = 3
 _PATIENCE_S = 0.1
 
 
@@ -82,7 +84,7 @@ class Session:
         self._decided_s = 0.0
         self._is_ending = False
         self._cycles = self._questions = self._faults = 0
-        self._refusals_in_a_row = self._failures_in_a_row = 0
+        self._refusals_in_a_row = self._failures_in_a_row = self._unanswered = 0
         parts.microscope.before_light = self._book
         parts.microscope.settled = writer.settle
 
@@ -166,6 +168,8 @@ class Session:
         self._faults += len(cycle.faults)
         self._refused, self._failure = cycle.refused, cycle.failure
         self._refusals_in_a_row = self._refusals_in_a_row + 1 if cycle.refused else 0
+        if isinstance(cycle.decision, Acquire):
+            self._unanswered = 0 if cycle.frame is not None else self._unanswered + 1
         self._failures_in_a_row += cycle.failure is not None
         if cycle.frame is not None:
             self._failures_in_a_row = 0
@@ -252,7 +256,10 @@ class Session:
         if self._stop_reason is not None:
             return "interrupted", self._stop_reason
         if isinstance(self._newest.decision, Stop) and self._newest.index >= 0:
-            return "completed", self._newest.decision.reason
+            gave_up = self._unanswered >= _GIVEN_UP_AFTER or (
+                self._unanswered and not self.parts.microscope.frames
+            )
+            return "failed" if gave_up else "completed", self._newest.decision.reason
         if self._cycles >= budget.cycles:
             return "completed", f"all {budget.cycles:g} cycles are done (budget.cycles)"
         if self.parts.clock.now_s() >= budget.duration_s:

@@ -206,7 +206,10 @@ class EventsPolicy:
             return Stop(reason=why, evidence=evidence)
         self._monitors, self._asked = self._monitors + 1, "monitor"
         reason = f"monitor scan {self._monitors} of up to {self._options.monitor_max}: "
-        reason += f"event {self._events} is on" if is_on else "all is quiet"
+        reason += f"event {self._events} is on" if is_on else "watching"
+        if (value := evidence.get(self._options.trait)) is not None:
+            trait = self._options.trait.replace("_", " ")
+            reason += f", {trait} {value:.3g} (an event begins at {self._options.enter:g})"
         if start_s is not None:
             reason += f", due at {start_s:.1f} s"
         return Acquire(reason=reason, evidence=evidence, settings=self._monitor, start_s=start_s)

@@ -47,20 +47,28 @@ def overlap_fraction(a: Region, b: Region) -> float:
     return overlap_m2(a, b) / min(areas)
 
 
-def tile_fields(box: Region, field_yx_m: tuple[float, float], pixel_size_m: float) -> list[Region]:
-    """Return equal fields of at most ``field_yx_m`` that tile ``box``, nearest to its centre first."""
+def tile_fields(
+    box: Region, field_yx_m: tuple[float, float], pixel_size_m: float, count: int
+) -> list[Region]:
+    """Return the ``count`` fields nearest to the centre of ``box``, of equal fields that tile it.
+
+    They measure at most ``field_yx_m``.
+    """
     tiles = [
         max(1, math.ceil(side / field - 1e-6)) for side, field in zip(box.size_yx_m, field_yx_m, strict=True)
     ]
     size = (box.size_yx_m[0] / tiles[0], box.size_yx_m[1] / tiles[1])
-    offsets = [(np.arange(n) - (n - 1) / 2) * side for n, side in zip(tiles, size, strict=True)]
+    # A stage may travel far: only the middle of its tiles is laid out.
+    shown = [min(n, count + 1 + (n - count - 1) % 2) for n in tiles]
+    offsets = [(np.arange(n) - (n - 1) / 2) * side for n, side in zip(shown, size, strict=True)]
     order = sorted(
         ((float(dy), float(dx)) for dy in offsets[0] for dx in offsets[1]),
         key=lambda o: (round(math.hypot(*o), 12), o),
     )
     y, x = box.center_yx_m
     return [
-        whole_pixels(Region(center_yx_m=(y + dy, x + dx), size_yx_m=size), pixel_size_m) for dy, dx in order
+        whole_pixels(Region(center_yx_m=(y + dy, x + dx), size_yx_m=size), pixel_size_m)
+        for dy, dx in order[:count]
     ]
 
 

@@ -76,9 +76,9 @@ class RegionsPolicy:
     def __init__(self, options: Options, reach: Reach, rng: np.random.Generator) -> None:
         self._options, self._reach = options, reach
         overview, visit, box = options.overview, options.visit, reach.limits.stage_box
-        fields = tile_fields(box, reach.field_of_view().size_yx_m, overview.pixel_size_m)
         fields_max = options.fields_max if overview.region is None else 1
-        self._overviews = [overview.at(field) for field in fields[:fields_max]]
+        fields = tile_fields(box, reach.field_of_view().size_yx_m, overview.pixel_size_m, fields_max)
+        self._overviews = [overview.at(field) for field in fields]
         problems = reach.problems(self._overviews[0], "overview")
         if not box.contains(visit.square(box.center_yx_m)):
             problems.append(f"policy.options.visit.size_m={visit.size_m:g} m does not fit the stage box")

@@ -145,6 +145,8 @@ def test_questions_are_answered_in_the_terminal(recorded: Path) -> None:
     assert answer.annotator == "tester"
     assert answer.answer in store.questions()[0].question.choices
     assert len(store.unanswered()) == waiting - 1
+    assert stedfast("export", recorded, recorded.parent / "with answers")[0] == 0
+    assert "tester" in (recorded.parent / "with answers" / "answers.csv").read_text()
     code, _, _ = stedfast("report", recorded)
     assert code == 0
     assert str(answer.answer) in (recorded / "report.html").read_text()
@@ -279,8 +281,8 @@ def test_a_driver_that_cannot_start_is_one_object_and_leaves_no_session(
     text = shipped_hardware("sim_sted.toml").read_text()
     limits = text.partition("[limits]")[2]
     (tmp_path / "scope.toml").write_text(
-        'schema = "stedfast-hardware/1"\nname = "x"\n[microscope]\ndriver = "broken:Broken"\n[limits]'
-        + limits
+        'schema = "stedfast-hardware/1"\nname = "x"\n[microscope]\ndriver = "broken:Broken"\n'
+        '[experiment.policy]\nname = "fixed"\n[limits]' + limits
     )
     folder = ["-o", tmp_path / "session"] if command == "run" else []
     code, out, _ = stedfast(command, tmp_path / "scope.toml", "--json", *folder)
@@ -295,3 +297,44 @@ def test_new_takes_any_name_for_a_folder(tmp_path: Path) -> None:
     assert code == 0
     code, _, err = stedfast("check", tmp_path / 'synapses "é" 🔬')
     assert code == 0, err
+
+
+def test_a_microscope_alone_is_not_run_by_a_slip(tmp_path: Path) -> None:
+    path = tmp_path / "scope.toml"
+    text = shipped_hardware("sim_sted.toml").read_text()
+    start, end = text.index("[experiment]"), text.index("[microscope]")
+    path.write_text(text[:start] + text[end:])
+    code, _, err = stedfast("run", path, "-o", tmp_path / "session")
+    assert code == 2
+    assert "stedfast new DIR --hardware" in err
+    assert stedfast("new", tmp_path / "mine", "--hardware", path)[0] == 0
+    assert (tmp_path / "mine" / "scope.toml").exists()
+
+
+def test_a_policy_that_gave_up_is_not_called_completed(tmp_path: Path) -> None:
+    (tmp_path / "experiment.toml").write_text(
+        'schema = "stedfast-experiment/1"\nname = "x"\nhardware = "sim_sted.toml"\n'
+        '[policy]\nname = "fixed"\n[policy.options]\nsteps = [{ pixel_size_m = 25e-9 }]\n'
+    )
+    code, out, _ = stedfast("run", tmp_path, "-o", tmp_path / "session")
+    assert code == 1
+    assert "failed: the plan is done: 0 of 1 scans gave a frame" in out
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sted_max_w = 0.25", "sted_max_w = 250.0"),
+        ("dwell_max_s = 100e-6", "dwell_max_s = 100.0"),
+        ("size_yx_m = [20.48e-6, 20.48e-6]", "size_yx_m = [20.48, 20.48]"),
+    ],
+)
+def test_a_mistaken_unit_is_refused_with_a_hint(tmp_path: Path, old: str, new: str) -> None:
+    text = shipped_hardware("sim_sted.toml").read_text()
+    assert old in text
+    path = tmp_path / "scope.toml"
+    path.write_text(text.replace(old, new))
+    code, _, err = stedfast("check", path)
+    assert code == 2
+    assert "is implausible" in err
+    assert "are e-" in err

@@ -364,7 +364,7 @@ def _valid_frame(frame: object, request: ScanSettings) -> Frame:
         raise DeviceError(f"the frame (dtype {photons.dtype}) holds values that are not finite numbers")
     there, wanted = actual.scanned_region.bounds_yx_m, request.scanned_region.bounds_yx_m
     misplaced_m = max(abs(a - b) for a, b in zip(there, wanted, strict=True))
-    if actual.modality != request.modality or not misplaced_m <= request.pixel_size_m / 2:
+    if actual.modality != request.modality or not misplaced_m <= 0.501 * request.pixel_size_m:
         raise DeviceError(
             f"the microscope scanned {actual.modality} at {actual.region}, asked was "
             f"{request.modality} at {request.region}"

@@ -54,6 +54,23 @@ class SafetyLimits(Settings):
     dose_cell_m: Positive = 2e-7
 
     @model_validator(mode="after")
+    def _values_are_plausible(self) -> Self:
+        """Refuse what only a mistaken unit explains: 250 for 250 mW would switch the protection off."""
+        height, width = self.stage_box.size_yx_m
+        for name, value, most, unit, hint in (
+            ("excitation_max_w", self.excitation_max_w, 10.0, "W", "milliwatts are e-3"),
+            ("sted_max_w", self.sted_max_w, 10.0, "W", "milliwatts are e-3"),
+            ("dwell_max_s", self.dwell_max_s, 1.0, "s", "microseconds are e-6"),
+            ("pixel_size_max_m", self.pixel_size_max_m, 1e-3, "m", "nanometres are e-9"),
+            ("stage_box.size_yx_m", max(height, width), 0.5, "m", "micrometres are e-6"),
+        ):
+            if not value <= most:
+                raise ValueError(
+                    f"{name}={value:g} {unit} is implausible, allowed is {most:g} {unit}; {hint}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _ranges_are_not_empty(self) -> Self:
         for name, low, high in (
             ("dwell", self.dwell_min_s, self.dwell_max_s),

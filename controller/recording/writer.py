@@ -69,6 +69,8 @@ def claim_folder(folder: Path) -> Journal:
     for name in (JOURNAL_NAME, layers.BUNDLE_NAME):
         if (folder / name).exists():
             raise SessionFolderError(f"{folder} already holds a session; choose another folder or resume it")
+    if folder.exists() and not folder.is_dir():
+        raise SessionFolderError(f"{folder} is a file; a session needs a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -42,7 +42,7 @@ def test_whole_pixels_never_grow_a_region_beyond_rounding(region: Region, pixel_
 
 @given(regions, st.tuples(st.floats(3e-6, 30e-6), st.floats(3e-6, 30e-6)))
 def test_fields_lie_in_the_box_side_by_side(box: Region, field_yx_m: tuple[float, float]) -> None:
-    fields = tile_fields(box, field_yx_m, 100e-9)
+    fields = tile_fields(box, field_yx_m, 100e-9, 10**6)
     assert all(box.contains(field, tolerance_m=1e-11) for field in fields)
     assert all(
         side <= most + 1e-11 for f in fields for side, most in zip(f.size_yx_m, field_yx_m, strict=True)
@@ -58,3 +58,11 @@ def test_squares_begin_in_the_middle_and_touch_without_overlap() -> None:
     assert centers[0] == pytest.approx(view.center_yx_m)
     assert all(view.contains(square) for square in squares)
     assert max(overlap_fraction(a, b) for a, b in combinations(squares, 2)) < 1e-9
+
+
+def test_the_middle_of_a_huge_stage_is_tiled_as_that_of_a_small_one() -> None:
+    huge = Region(center_yx_m=(0.0, 0.0), size_yx_m=(0.4, 0.4))
+    fields = tile_fields(huge, (10e-6, 10e-6), 100e-9, 4)
+    assert sorted(tuple(round(1e6 * c, 3) for c in f.center_yx_m) for f in fields) == [
+        (-5.0, -5.0), (-5.0, 5.0), (5.0, -5.0), (5.0, 5.0),
+    ]  # fmt: skip
