@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,13 +21,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from controller.core.clock import SimulatedClock, SystemClock
-from controller.core.errors import ConfigurationError, DeviceError, StedfastError
+from controller.core.errors import ConfigurationError, DeviceError, LimitExceededError, StedfastError
 from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
-from controller.core.protocols import Microscope
+from controller.core.protocols import Capabilities, Microscope
 from controller.core.settings import Region, ScanSettings
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
 from simulator.micromanager_bridge import MAX_MESSAGE_BYTES
+from simulator.micromanager_core import CoreState, RemoteCore
+from simulator.micromanager_scanner import Scanner
 from simulator.micromanager_server import MicroManagerServer
 
 CLIENT = Path(__file__).with_name("micromanager_client.py")
@@ -82,6 +85,7 @@ class Wire:
         self._socket = self._context.socket(zmq.REQ)
         self._socket.setsockopt(zmq.RCVTIMEO, 10_000)
         self._socket.connect(f"tcp://127.0.0.1:{port}")
+        self._pushing: list[zmq.Socket[bytes]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -97,15 +101,36 @@ class Wire:
         keys = {name.replace("_", "-"): value for name, value in keys.items()}
         return self.send(json.dumps({"command": command, **keys}).encode())
 
-    def make(self, classpath: str) -> int:
+    def make(self, classpath: str, **arguments: int) -> int:
+        """Return the handle of a new object; arguments are handles by Java class, ``_`` for ``.``."""
+        types = [kind.replace("_", ".") for kind in arguments]
         reply = self.ask(
             "constructor",
             classpath=classpath,
-            argument_types=[],
-            argument_deserialization_types=[],
-            arguments=[],
+            argument_types=types,
+            argument_deserialization_types=types,
+            arguments=[{"hash-code": handle} for handle in arguments.values()],
         )
         return int(reply["hash-code"])
+
+    def acquisition(self) -> int:
+        core = self.make("mmcorej.CMMCore")
+        factory = self.make("org.micromanager.remote.RemoteAcquisitionFactory", mmcorej_CMMCore=core)
+        types = ["java.lang.String", "java.lang.String", "boolean", "int", "boolean"]
+        made = self.run(factory, "createAcquisition", None, "wire", False, 20, False, types=types)
+        return int(made["hash-code"])
+
+    def push(self, port: int, *parts: bytes) -> None:
+        """Send a message where the server listens for one-way messages."""
+        pushing = self._context.socket(zmq.PUSH)
+        pushing.bind(f"tcp://127.0.0.1:{port}")
+        pushing.send_multipart(parts)
+        self._pushing.append(pushing)
+
+    def failure(self, acquisition: int) -> str:
+        """Return what ended an acquisition."""
+        wait_until(lambda: self.run(acquisition, "isFinished")["value"])
+        return str(self.run(acquisition, "checkForExceptions")["value"])
 
     def run(self, handle: object, name: str, *arguments: Any, types: list[str] | None = None) -> Any:
         kinds = types or []
@@ -394,6 +419,64 @@ def test_only_what_is_declared_can_be_reached(fake: tuple[FakeMicroscope, MicroM
         assert wire.run(core, "getCameraDevice")["value"] == "Scanner"
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"garbage",
+        b"[]",
+        b'{"events": 3}',
+        b'{"events": ["snap"]}',
+        b'{"events": [{"axes": {"time": NaN}}]}',
+        b'{"events": [{"axes": {}, "slm_pattern": "@1_0"}]}',
+        b'{"events": [{"axes": {"time": 0}, "exposure": 1e999}]}',
+        b'{"events": [{"axes": {"time": 0}, "properties": [["Scanner"]]}]}',
+        b'{"events": [{"axes": {"time": 0}, "properties": [["Scanner", "DwellTime_us", [1]]]}]}',
+    ],
+)
+def test_what_is_no_event_ends_the_acquisition_with_an_error(
+    fake: tuple[FakeMicroscope, MicroManagerServer], message: bytes
+) -> None:
+    microscope, server = fake
+    with Wire(server.port) as wire:
+        acquisition = wire.acquisition()
+        wire.push(wire.run(acquisition, "getEventPort")["value"], message)
+        assert wire.failure(acquisition)
+    assert not microscope.requests
+
+
+GOOD = {"Axes": {"time": 0}, "PixelType": "GRAY16", "Height": 2, "Width": 3}
+
+
+@pytest.mark.parametrize(
+    ("tags", "frames"),
+    [
+        (GOOD, []),
+        (GOOD, [b"1234", b"\0" * 11]),
+        (GOOD, [b"1234", b"\0" * 8]),
+        (GOOD, [b"1234", b"\0" * 12, b"1234", b"\0" * 12]),
+        (GOOD | {"Height": -2, "Width": -3}, [b"1234", b"\0" * 12]),
+        (GOOD | {"Height": "2"}, [b"1234", b"\0" * 12]),
+        (GOOD | {"PixelType": "GRAY8"}, [b"1234", b"\0" * 6]),
+        (GOOD | {"Axes": None}, [b"1234", b"\0" * 12]),
+        (GOOD | {"Axes": {"time": [0]}}, [b"1234", b"\0" * 12]),
+        (None, [b"1234", b"\0" * 12]),
+    ],
+)
+def test_what_is_no_processed_image_ends_the_acquisition_with_an_error(
+    fake: tuple[FakeMicroscope, MicroManagerServer], tags: object, frames: list[bytes]
+) -> None:
+    _, server = fake
+    with Wire(server.port) as wire:
+        acquisition = wire.acquisition()
+        processor = wire.make("org.micromanager.remote.RemoteImageProcessor")
+        kind = "org.micromanager.remote.RemoteImageProcessor"
+        wire.run(acquisition, "addImageProcessor", {"hash-code": processor}, types=[kind])
+        port = wire.run(processor, "getPullPort")["value"]
+        wire.push(port, json.dumps({"metadata": tags, "pixels": "@1_0"}).encode(), *frames)
+        wait_until(lambda: wire.run(acquisition, "isAbortRequested")["value"])
+        assert "image processor" in wire.run(acquisition, "checkForExceptions")["value"]
+
+
 def test_a_huge_message_is_dropped_and_the_server_lives_on(
     fake: tuple[FakeMicroscope, MicroManagerServer],
 ) -> None:
@@ -431,6 +514,39 @@ def test_a_server_serves_once() -> None:
             server.serve()
 
 
+class TwoPhotonMicroscope(FakeMicroscope):
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), modalities=("two_photon",))
+
+
+def test_a_microscope_without_depletion_has_no_such_device() -> None:
+    scanner = Scanner(guarded(TwoPhotonMicroscope()))
+    core = RemoteCore(CoreState(scanner))
+    assert "STED" not in scanner.devices
+    core.set_property("Excitation", "Power_uW", 20)
+    core.set_roi(0, 0, 8, 8)
+    with pytest.raises(LimitExceededError, match="excitation_max_w"):
+        core.set_property("Excitation", "Power_uW", 1e5)
+    assert scanner.snap().tags["Channel"] == "two_photon"
+
+
+def test_a_rectangle_of_the_sample_stays_when_the_pixel_size_changes() -> None:
+    scanner = Scanner(guarded(FakeMicroscope()))
+    core = RemoteCore(CoreState(scanner))
+    core.set_roi(100, 50, 40, 20)
+    before = scanner.scan(scanner.knobs).region
+    core.set_property("Scanner", "PixelSize_nm", 40)
+    roi = core.roi()
+    assert (roi.x, roi.y, roi.width, roi.height) == (50, 25, 20, 10)
+    assert scanner.scan(scanner.knobs).region == before
+
+
+def test_the_start_may_be_given() -> None:
+    start = SNAPPED.replace(modality="sted", excitation_w=5e-6, sted_w=0.1, line_averages=2)
+    scanner = Scanner(guarded(FakeMicroscope()), start)
+    assert scanner.scan(scanner.knobs) == start
+
+
 class BrightMicroscope(FakeMicroscope):
     def acquire(self, settings: ScanSettings) -> Frame:
         frame = super().acquire(settings)
@@ -452,9 +568,6 @@ def test_an_image_saturates_as_a_16_bit_camera_and_says_so() -> None:
     st.floats() | st.text(max_size=20) | st.booleans() | st.integers(),
 )
 def test_no_value_of_a_property_gets_past_its_limits(name: str, value: Any) -> None:
-    from simulator.micromanager_core import CoreState, RemoteCore
-    from simulator.micromanager_scanner import Scanner
-
     core = RemoteCore(CoreState(Scanner(guarded(FakeMicroscope()))))
     with suppress(StedfastError):
         core.set_property("Scanner", name, value)
