@@ -27,7 +27,7 @@ from controller.core.errors import (
     StedfastError,
 )
 from controller.core.frame import Frame
-from controller.core.guard import GuardedMicroscope
+from controller.core.guard import GuardedMicroscope, _Watchdog
 from controller.core.protocols import Capabilities
 from controller.core.settings import Region, ScanSettings
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
@@ -521,9 +521,14 @@ def test_a_scan_that_overran_on_a_real_microscope_is_booked_for_as_long_as_it_wa
 
 def test_a_watchdog_that_comes_too_late_does_not_stop_the_next_scan() -> None:
     microscope = FakeMicroscope()
-    guard = GuardedMicroscope(microscope, LIMITS.replace(overrun_max_s=1e-3, frame_max_s=1.0))
-    for _ in range(20):
-        guard.acquire(CONFOCAL)
+    watchdog = _Watchdog(microscope, allowed_s=0.0)
+    # It has run out of patience, but before it may act the scan ends: this very order, by its lock.
+    with watchdog._scanning:
+        watchdog._thread.start()
+        watchdog._done.set()
+    watchdog._thread.join(10)
+    assert not watchdog._thread.is_alive()
+    assert not watchdog.has_fired
     assert "stop" not in microscope.commands
 
 

@@ -112,7 +112,7 @@ def session(
     segmenter: Segmenter = Everything()
     parts = Parts(
         microscope=GuardedMicroscope(microscope or FakeMicroscope(), LIMITS, source="scope.toml"),
-        policy=Stage("plan", policy, deadline_s=deadline_s, fallback=fallback, forgiving=False),
+        policy=Stage("plan", policy, deadline_s=5.0, fallback=fallback, forgiving=False),
         denoiser=Stage("plain", denoiser or Plain(), deadline_s=deadline_s),
         segmenter=Stage("everything", segmenter, deadline_s=5.0),
         clock=SimulatedClock(),

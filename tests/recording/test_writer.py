@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -179,7 +180,10 @@ def test_a_slow_disk_makes_the_scan_wait_and_drops_nothing(
 
     thread = threading.Thread(target=scan)
     thread.start()
-    thread.join(0.3)
+    deadline_s = time.monotonic() + 20
+    while len(scanned) < 2 and time.monotonic() < deadline_s:
+        thread.join(0.01)
+    thread.join(0.2)  # time enough to go on, if nothing held it
     assert scanned == [0, 1], "one frame on its way to the disk, one under the light, no more"
     slow_disk.set()
     thread.join(20)
