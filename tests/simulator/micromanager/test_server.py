@@ -27,12 +27,12 @@ from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Capabilities, Microscope
 from controller.core.settings import Region, ScanSettings
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
-from simulator.micromanager_bridge import MAX_MESSAGE_BYTES
-from simulator.micromanager_core import CoreState, RemoteCore
-from simulator.micromanager_scanner import Scanner
-from simulator.micromanager_server import MicroManagerServer
+from simulator.micromanager.bridge import MAX_MESSAGE_BYTES
+from simulator.micromanager.core import CoreState, RemoteCore
+from simulator.micromanager.scanner import Scanner
+from simulator.micromanager.server import MicroManagerServer
 
-CLIENT = Path(__file__).with_name("micromanager_client.py")
+CLIENT = Path(__file__).with_name("client.py")
 TIMEOUT_S = 40.0
 # What the client's scenarios snap: 32 x 24 pixels in the middle of the field.
 SNAPPED = CONFOCAL.replace(region=Region(center_yx_m=(0.0, 0.0), size_yx_m=(0.48e-6, 0.64e-6)))

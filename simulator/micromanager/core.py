@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.errors import DeviceError, InvalidRequestError
-from simulator.micromanager_devices import RemoteDevices
-from simulator.micromanager_knobs import CAMERA, SHUTTER, in_si, in_unit
-from simulator.micromanager_objects import caller, java
-from simulator.micromanager_scanner import BYTES_PER_PIXEL, Picture, Scanner
-from simulator.micromanager_sequence import Sequence
-from simulator.micromanager_values import Rectangle, TaggedImage
+from simulator.micromanager.devices import RemoteDevices
+from simulator.micromanager.knobs import CAMERA, SHUTTER, in_si, in_unit
+from simulator.micromanager.objects import caller, java
+from simulator.micromanager.scanner import BYTES_PER_PIXEL, Picture, Scanner
+from simulator.micromanager.sequence import Sequence
+from simulator.micromanager.values import Rectangle, TaggedImage
 
 _BUFFER_MB = 250
 _MAX_BUFFER_MB = 4096

@@ -9,8 +9,8 @@ from pydantic import Field, ValidationError
 
 from controller.core.errors import InvalidRequestError
 from controller.core.settings import Settings
-from simulator.micromanager_knobs import Z_STAGE, Knobs, in_unit, problems, property_text
-from simulator.micromanager_scanner import Scanner
+from simulator.micromanager.knobs import Z_STAGE, Knobs, in_unit, problems, property_text
+from simulator.micromanager.scanner import Scanner
 
 
 class Event(Settings):

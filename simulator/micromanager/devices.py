@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from controller.core.errors import InvalidRequestError
-from simulator.micromanager_knobs import (
+from simulator.micromanager.knobs import (
     CAMERA,
     DESCRIPTIONS,
     SHUTTER,
@@ -19,9 +19,9 @@ from simulator.micromanager_knobs import (
     in_unit,
     property_text,
 )
-from simulator.micromanager_objects import RemoteObject, java
-from simulator.micromanager_scanner import CHANNEL_GROUP, Scanner
-from simulator.micromanager_values import Point, StringVector
+from simulator.micromanager.objects import RemoteObject, java
+from simulator.micromanager.scanner import CHANNEL_GROUP, Scanner
+from simulator.micromanager.values import Point, StringVector
 
 _log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """What a lab's script does with pycromanager, unmodified, in a process of its own.
 
-Usage: ``python micromanager_client.py PORT SCENARIO [ARGUMENT]``; the last line printed is the result.
+Usage: ``python client.py PORT SCENARIO [ARGUMENT]``; the last line printed is the result.
 """
 
 from __future__ import annotations

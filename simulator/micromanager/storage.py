@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.errors import InvalidRequestError, RecordingError
-from simulator.micromanager_objects import RemoteObject, java
-from simulator.micromanager_values import HashMap, TaggedImage
+from simulator.micromanager.objects import RemoteObject, java
+from simulator.micromanager.values import HashMap, TaggedImage
 
 Axes = dict[str, int | str]
 #: The images of one acquisition that fit in memory.

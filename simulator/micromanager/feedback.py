@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.errors import InvalidRequestError
-from simulator.micromanager_bridge import encoded_array
-from simulator.micromanager_objects import RemoteObject, caller, java
-from simulator.micromanager_sockets import Context, Inbox, Outbox
-from simulator.micromanager_storage import Axes
+from simulator.micromanager.bridge import encoded_array
+from simulator.micromanager.objects import RemoteObject, caller, java
+from simulator.micromanager.sockets import Context, Inbox, Outbox
+from simulator.micromanager.storage import Axes
 
 #: What ends the conversation with a hook, and what ends it with the processor.
 _END_OF_HOOK = {"special": "acquisition-end"}

@@ -19,20 +19,20 @@ from numpy.typing import NDArray
 
 from controller.core.errors import AcquisitionStoppedError, DeviceError, InvalidRequestError, StedfastError
 from controller.core.protocols import Clock
-from simulator.micromanager_bridge import Constructor
-from simulator.micromanager_events import parsed_event
-from simulator.micromanager_feedback import Hook, Notifier, Processor
-from simulator.micromanager_knobs import (
+from simulator.micromanager.bridge import Constructor
+from simulator.micromanager.events import parsed_event
+from simulator.micromanager.feedback import Hook, Notifier, Processor
+from simulator.micromanager.knobs import (
     CAMERA,
     SHUTTER,
     XY_STAGE,
     Z_STAGE,
     in_unit,
 )
-from simulator.micromanager_objects import RemoteObject, caller, java
-from simulator.micromanager_scanner import Picture, Scanner
-from simulator.micromanager_sockets import LATENCY_S, Context, Inbox
-from simulator.micromanager_storage import Axes, DataSink, make_storage
+from simulator.micromanager.objects import RemoteObject, caller, java
+from simulator.micromanager.scanner import Picture, Scanner
+from simulator.micromanager.sockets import LATENCY_S, Context, Inbox
+from simulator.micromanager.storage import Axes, DataSink, make_storage
 
 _EVENT_GENERATION, _BEFORE_HARDWARE, _AFTER_HARDWARE, _AFTER_CAMERA = range(4)
 _JAVA_CLASS = "org.micromanager.acqj.main.Acquisition"

@@ -1,7 +1,7 @@
 """The protocol of pycromanager's bridge (PyJavaZ 5.1.0) for a closed list of classes.
 
 A client asks for an object, calls its methods and reads its fields, and names all of it in JSON.
-Such a name is looked up in a list of constructors and in the tables of ``micromanager_objects``, and
+Such a name is looked up in a list of constructors and in the tables of ``objects``, and
 nowhere else: what is not declared does not exist for a client.
 """
 
@@ -21,7 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from controller.core.errors import InvalidRequestError, StedfastError
 from controller.core.settings import Settings
-from simulator.micromanager_objects import Connection, RemoteObject, Signature, current_caller
+from simulator.micromanager.objects import Connection, RemoteObject, Signature, current_caller
 
 PROTOCOL_VERSION = "5.1.0"
 MAX_MESSAGE_BYTES = 64 * 2**20

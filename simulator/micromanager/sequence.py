@@ -6,7 +6,7 @@ import threading
 from collections import deque
 
 from controller.core.errors import AcquisitionStoppedError, DeviceError, StedfastError
-from simulator.micromanager_scanner import BYTES_PER_PIXEL, Picture, Scanner
+from simulator.micromanager.scanner import BYTES_PER_PIXEL, Picture, Scanner
 
 #: How long it may take until a stop is seen by a sequence that waits.
 _STOP_LATENCY_S = 0.05

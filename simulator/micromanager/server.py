@@ -27,13 +27,13 @@ from controller.core.errors import ConfigurationError, DeviceError
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Clock
 from controller.core.settings import ScanSettings
-from simulator.micromanager_acquisition import Laboratory, acquisition_constructors
-from simulator.micromanager_bridge import MAX_MESSAGE_BYTES, Bridge, Constructor
-from simulator.micromanager_core import CoreState, RemoteCore
-from simulator.micromanager_objects import Connection
-from simulator.micromanager_scanner import Scanner
-from simulator.micromanager_sockets import HOST, LATENCY_S, Context
-from simulator.micromanager_values import HashMap
+from simulator.micromanager.acquisition import Laboratory, acquisition_constructors
+from simulator.micromanager.bridge import MAX_MESSAGE_BYTES, Bridge, Constructor
+from simulator.micromanager.core import CoreState, RemoteCore
+from simulator.micromanager.objects import Connection
+from simulator.micromanager.scanner import Scanner
+from simulator.micromanager.sockets import HOST, LATENCY_S, Context
+from simulator.micromanager.values import HashMap
 
 DEFAULT_PORT = 4827
 #: An extra port that no client has come to for so long is closed.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.errors import InvalidRequestError
-from simulator.micromanager_objects import RemoteObject, java
+from simulator.micromanager.objects import RemoteObject, java
 
 
 class StringVector(RemoteObject):

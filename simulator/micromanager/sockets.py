@@ -15,7 +15,7 @@ from typing import Any
 import zmq
 
 from controller.core.errors import InvalidRequestError
-from simulator.micromanager_bridge import MAX_MESSAGE_BYTES
+from simulator.micromanager.bridge import MAX_MESSAGE_BYTES
 
 HOST = "127.0.0.1"
 #: How long it may take until the end of an acquisition, or of its client, is noticed.

@@ -32,7 +32,7 @@ from controller.core.errors import DeviceError, InvalidRequestError, LimitExceed
 from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
 from controller.core.settings import Region, ScanSettings
-from simulator.micromanager_knobs import (
+from simulator.micromanager.knobs import (
     CAMERA,
     XY_STAGE,
     Choice,
