@@ -6,6 +6,7 @@ settled after it. A reservation that is never settled (a crash, a pulled cable) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil, floor
 
@@ -69,30 +70,45 @@ class DoseMap:
 
 @dataclass(frozen=True, slots=True)
 class Lit:
-    """Light that fell: where, how much in all, and how much on each place."""
+    """Light that fell: where, how much in all, how much on each place, and in how many scans."""
 
     region: Region
     energy_j: float
     dose_j_per_m2: float
+    frames: int = 1
 
     @classmethod
     def by(cls, settings: ScanSettings) -> Lit:
         """Return the light of a scan that was done exactly so."""
         return cls(settings.scanned_region, settings.energy_j, settings.dose_j_per_m2)
 
+    @classmethod
+    def sum(cls, lit: Sequence[Lit]) -> Lit:
+        """Return the light of one or more scans of the same region."""
+        if len(lit) == 1:
+            return lit[0]
+        energy_j, dose = sum(one.energy_j for one in lit), sum(one.dose_j_per_m2 for one in lit)
+        return cls(lit[0].region, energy_j, dose, sum(one.frames for one in lit))
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """The worst case of one scan, booked before its light."""
+    """The worst case of one scan, or of all ``frames`` of a movie, booked before its light."""
 
     settings: ScanSettings
     energy_j: float
     dose_j_per_m2: float
+    frames: int = 1
+
+    @property
+    def duration_s(self) -> float:
+        """Return the light time that is booked."""
+        return self.frames * self.settings.duration_s
 
     def lit(self, times: float = 1.0) -> Lit:
         """Return the light of the worst case, or of so many ``times`` its duration."""
-        region = self.settings.scanned_region
-        return Lit(region, times * self.energy_j, times * self.dose_j_per_m2)
+        region, frames = self.settings.scanned_region, max(1, round(min(times, 1.0) * self.frames))
+        return Lit(region, times * self.energy_j, times * self.dose_j_per_m2, frames)
 
 
 class DoseLedger:
@@ -117,16 +133,16 @@ class DoseLedger:
         reserved_j = self._reserved.energy_j if self._reserved else 0.0
         return max(0.0, self._limits.session_energy_max_j - self.delivered.energy_j - reserved_j)
 
-    def worst_case(self, settings: ScanSettings) -> Reservation:
-        """Return what a scan would book: its request times the margin of the limits."""
-        margin = self._limits.dose_margin
-        return Reservation(settings, settings.energy_j * margin, settings.dose_j_per_m2 * margin)
+    def worst_case(self, settings: ScanSettings, frames: int = 1) -> Reservation:
+        """Return what a scan, or a movie of it, would book: its request times the margin of the limits."""
+        times = frames * self._limits.dose_margin
+        return Reservation(settings, settings.energy_j * times, settings.dose_j_per_m2 * times, frames)
 
-    def reserve(self, settings: ScanSettings) -> Reservation:
-        """Book the worst case of a scan, or refuse it."""
+    def reserve(self, settings: ScanSettings, frames: int = 1) -> Reservation:
+        """Book the worst case of a scan, or of a movie of so many ``frames``, or refuse it."""
         if self._reserved is not None:
             raise DoseBudgetError("a scan is still booked; settle it before the next one is reserved")
-        booking, limits = self.worst_case(settings), self._limits
+        booking, limits = self.worst_case(settings, frames), self._limits
         energy_j = self.delivered.energy_j + booking.energy_j
         if not energy_j <= limits.session_energy_max_j:
             raise DoseBudgetError(
@@ -165,7 +181,9 @@ class DoseLedger:
     def _deliver(self, lit: Lit) -> None:
         # The total first: an interrupt half-way must not leave light out of the budget.
         self.delivered = replace(
-            self.delivered, energy_j=self.delivered.energy_j + lit.energy_j, frames=self.delivered.frames + 1
+            self.delivered,
+            energy_j=self.delivered.energy_j + lit.energy_j,
+            frames=self.delivered.frames + lit.frames,
         )
         self.map.add(lit.region, lit.dose_j_per_m2)
         peak = max(self.delivered.peak_j_per_m2, self.map.peak(lit.region))

@@ -16,12 +16,24 @@ PhotonImage = NDArray[Any]
 
 def read_only(array: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
     """Return a C-ordered copy of ``array``, in native byte order, that nobody can write to."""
+    if _is_read_only_for_good(array) and dtype in {None, array.dtype.type}:
+        return array
     copy = np.array(array, dtype=dtype, order="C", copy=True)
     copy = copy.astype(copy.dtype.newbyteorder("="), copy=False)
     if copy.dtype.hasobject:
         raise TypeError(f"an image of numbers is needed, got dtype {copy.dtype}")
     # Over immutable bytes, so that the writeable flag cannot be set again.
     return np.frombuffer(copy.tobytes(), dtype=copy.dtype).reshape(copy.shape)
+
+
+def _is_read_only_for_good(array: NDArray[Any]) -> bool:
+    """Tell whether this module made an array, so that no copy is needed."""
+    if type(array) is not np.ndarray or array.flags.writeable or not array.flags.c_contiguous:
+        return False
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return type(base) is bytes and array.dtype.isnative and not array.dtype.hasobject
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,8 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from pydantic import ValidationError
 
 from controller.core.decision import Dose
 from controller.core.dose import DoseLedger, Lit, Reservation
+from controller.core.driver_thread import DriverThread, Job, Watchdog, within
 from controller.core.errors import (
     DeviceError,
     EndOfRecordingError,
@@ -31,11 +33,10 @@ from controller.core.errors import (
 )
 from controller.core.frame import Frame
 from controller.core.limits import SafetyLimits
-from controller.core.protocols import Capabilities, Microscope
+from controller.core.protocols import Capabilities, Microscope, Streams
 from controller.core.settings import ScanSettings
 
 _STOP_ATTEMPTS = 3
-_STOP_PAUSE_S = 0.1
 # What a driver may raise only while it has moved and lit nothing yet.
 _BEFORE_LIGHT = (InvalidRequestError, EndOfRecordingError, ReplayDivergedError)
 
@@ -52,10 +53,12 @@ class GuardedMicroscope:
     before_light
         Called with the reservation before each scan, to put it on disk. If it raises, nothing is lit.
     settled
-        Called after a scan that left no frame if it lit anything else than its reservation: nothing,
-        if the driver refused before any light, or more.
+        Called after a scan that failed if it lit anything else than its reservation: nothing, if the
+        driver refused before any light, less, if a movie ended early, or more.
+    taken
+        Called with each frame of :meth:`acquire`, once it is dark and booked.
 
-    Both may be set later, once there is a disk to write to.
+    All may be set later, once there is a disk to write to.
     """
 
     def __init__(
@@ -66,10 +69,15 @@ class GuardedMicroscope:
         source: str = "limits",
         before_light: Callable[[Reservation], None] | None = None,
         settled: Callable[[Lit], None] | None = None,
+        taken: Callable[[Frame], None] | None = None,
     ) -> None:
         self._microscope = microscope
+        self._told: Capabilities | None = None
+        self._driver = DriverThread()
+        self._is_lost = False
         self.settled = settled
         self.before_light = before_light
+        self.taken = taken
         self._source = source
         self._one_at_a_time = threading.Lock()
         self._last_power_w = {"excitation_w": 0.0, "sted_w": 0.0}
@@ -84,8 +92,10 @@ class GuardedMicroscope:
         return self.ledger.delivered
 
     def capabilities(self) -> Capabilities:
-        """Return what the microscope says it can do."""
-        return self._microscope.capabilities()
+        """Return what the microscope says it can do; it is asked once."""
+        if self._told is None:
+            self._told = self._microscope.capabilities()
+        return self._told
 
     def check(self, settings: object) -> ScanSettings:
         """Return a private, validated copy of a request that is inside every limit but the dose.
@@ -99,7 +109,7 @@ class GuardedMicroscope:
         """
         request = _validated_copy(settings)
         found = self.limits.violations(request, self._source)
-        modalities = self._microscope.capabilities().modalities
+        modalities = self.capabilities().modalities
         if request.modality not in modalities:
             found.append(f"modality {request.modality!r} is not one of this microscope's: {list(modalities)}")
         found += self._steps(request) + self._count_rate(request)
@@ -124,53 +134,101 @@ class GuardedMicroscope:
             The microscope failed and does not confirm that the light is off.
         """
         with self._one_at_a_time:
-            request = self.check(settings)
-            booking = self.ledger.reserve(request)
+            frames: list[Frame] = []
+            self._scan(settings, 1, frames.append)
+            if self.taken is not None:
+                self.taken(frames[0])
+            return frames[0]
+
+    def stream(self, settings: object, frames: int, take: Callable[[Frame], None]) -> None:
+        """Take a movie: ``frames`` frames of one scan, without a pause if the microscope can do that.
+
+        ``take`` gets each frame as it comes, while the next one is being taken: it should be quick, and
+        if it raises, the movie ends. The whole movie is booked before the light, and it is dark when
+        this returns or raises, as with :meth:`acquire`.
+        """
+        if frames < 1:
+            raise InvalidRequestError(f"a movie of {frames} frames is asked, allowed is 1 or more")
+        with self._one_at_a_time:
+            self._scan(settings, frames, take)
+
+    def _scan(self, settings: object, count: int, take: Callable[[Frame], None]) -> None:
+        """Check, book, scan ``count`` times, hand over each frame, make sure it is dark, and settle."""
+        self._refuse_if_lost()
+        request = self.check(settings)
+        booking = self.ledger.reserve(request, count)
+        try:
+            if self.before_light is not None:
+                self.before_light(booking)
+        except BaseException:
+            self.ledger.cancel(booking)
+            raise
+        delivered: list[Lit] = []
+        started_s = time.monotonic()
+        watchdog = Watchdog(self._microscope, request.duration_s + self.limits.overrun_max_s)
+        job = self._driver.start(
+            lambda: self._frames(request, count), watchdog, in_step=self.capabilities().simulated
+        )
+        try:
+            for frame in self._watched(job, watchdog, request):
+                delivered.append(Lit.by(frame.settings))
+                self._refuse_excess(frame.settings, booking)
+                self._remember(frame)
+                take(frame)
+        except BaseException as error:
+            was_dark = self._fail(error, job, booking, delivered, started_s)
+            if isinstance(error, _BEFORE_LIGHT) and not was_dark:
+                raise LightFaultError(f"the microscope refused with its light on: {error}") from error
+            if isinstance(error, Exception) and not isinstance(error, StedfastError):
+                raise DeviceError(f"the microscope failed: {type(error).__name__}: {error}") from error
+            raise
+        self.ledger.settle(booking, Lit.sum(delivered))
+
+    def _frames(self, request: ScanSettings, count: int) -> Iterator[Frame]:
+        """Yield the driver's frames, then make sure that it is dark; on the driver's thread."""
+        if count > 1 and isinstance(self._microscope, Streams):
+            yield from self._microscope.stream(request, count)
+        else:
+            for _ in range(count):
+                yield self._microscope.acquire(request)
+        if not self._microscope.is_dark():
+            raise LightFaultError("the frame is complete but the light is still on")
+
+    def _watched(self, job: Job[Frame], watchdog: Watchdog, request: ScanSettings) -> Iterator[Frame]:
+        """Yield each frame, checked; a watchdog puts the light out if one takes too long."""
+        with watchdog:
             try:
-                if self.before_light is not None:
-                    self.before_light(booking)
-            except BaseException:
-                self.ledger.cancel(booking)
+                for frame in job.items(watchdog.allowed_s + self.limits.overrun_max_s):
+                    if watchdog.has_fired:
+                        raise self._overdue(watchdog.allowed_s)
+                    yield replace(_valid_frame(frame, request), index=self.frames)
+            except GeneratorExit:
                 raise
-            delivered: ScanSettings | None = None
-            started_s = time.monotonic()
-            try:
-                frame = self._scan(request)
-                delivered = frame.settings
-                self._refuse_excess(delivered, booking)
-                if not self._microscope.is_dark():
-                    raise LightFaultError("the frame is complete but the light is still on")
-            except BaseException as error:
-                was_dark = self._fail(error, booking, delivered, started_s)
-                if isinstance(error, _BEFORE_LIGHT) and not was_dark:
-                    raise LightFaultError(f"the microscope refused with its light on: {error}") from error
-                if isinstance(error, Exception) and not isinstance(error, StedfastError):
-                    raise DeviceError(f"the microscope failed: {type(error).__name__}: {error}") from error
+            except Exception as error:
+                if watchdog.has_fired:
+                    raise self._overdue(watchdog.allowed_s) from error
                 raise
-            self.ledger.settle(booking, Lit.by(delivered))
-            self._remember(frame)
-            return frame
+        if watchdog.has_fired:
+            raise self._overdue(watchdog.allowed_s)
 
     def _fail(
-        self, error: BaseException, booking: Reservation, delivered: ScanSettings | None, started_s: float
+        self,
+        error: BaseException,
+        job: Job[Frame],
+        booking: Reservation,
+        delivered: list[Lit],
+        started_s: float,
     ) -> bool:
         """Make it dark after a scan that failed, then book its light; in this order, whatever happens.
 
         Returns whether it was dark already.
         """
-        was_dark = self._seems_dark()
+        was_dark = (job.has_ended() or job.is_resting) and self._seems_dark()
         try:
-            self.go_dark()
+            self._put_out(job)
         finally:
-            lit = booking.lit()
-            if isinstance(error, _BEFORE_LIGHT) and was_dark:
-                lit = booking.lit(times=0.0)
-            elif isinstance(error, LightFaultError) or not was_dark:
-                # It may have been lit for as long as it took to put it out.
-                lit = booking.lit(max(1.0, self._elapsed_s(started_s) / booking.settings.duration_s))
-            if delivered is not None and delivered.energy_j > lit.energy_j:
-                lit = Lit.by(delivered)
-            if lit.energy_j == 0 and isinstance(error, _BEFORE_LIGHT):
+            lit = self._lit_by_failure(error, job.count, booking, delivered, started_s, was_dark=was_dark)
+            if lit.energy_j == 0:
                 self.ledger.cancel(booking)
             else:
                 self.ledger.settle(booking, lit)
@@ -178,13 +236,52 @@ class GuardedMicroscope:
             self.settled(lit)
         return was_dark
 
+    def _put_out(self, job: Job[Frame]) -> None:
+        """Make it dark, and wait until the driver has come back from its scan."""
+        was_running = not job.has_ended()
+        job.cancel()
+        self.go_dark()
+        if was_running:
+            self._is_lost = not job.has_ended(self.limits.overrun_max_s)
+            self.go_dark()  # the driver may have lit once more before it heard of the end
+
+    def _refuse_if_lost(self) -> None:
+        if self._is_lost:
+            raise LightFaultError(
+                "the driver has not come back from a scan: end this program and look at the devices"
+            )
+
+    def _lit_by_failure(
+        self,
+        error: BaseException,
+        scans: int,
+        booking: Reservation,
+        delivered: list[Lit],
+        started_s: float,
+        *,
+        was_dark: bool,
+    ) -> Lit:
+        """Return the most that a scan that failed may have lit."""
+        known = Lit.sum(delivered) if delivered else booking.lit(times=0.0)
+        if isinstance(error, _BEFORE_LIGHT) and was_dark:
+            return known
+        elapsed = self._elapsed_s(started_s) / booking.duration_s
+        if isinstance(error, LightFaultError) or not was_dark:
+            # It may have been lit for as long as it took to put it out.
+            times = max(1.0, elapsed)
+        else:
+            # Of a movie that ended early, the frame that was never finished counts.
+            times = min(1.0, max((scans + 1) / booking.frames, elapsed))
+        lit = booking.lit(times)
+        return lit if lit.energy_j >= known.energy_j else known
+
     def _elapsed_s(self, started_s: float) -> float:
         # The light of a simulation does not follow the wall clock, and its runs must be repeatable.
-        return 0.0 if self._microscope.capabilities().simulated else time.monotonic() - started_s
+        return 0.0 if self.capabilities().simulated else time.monotonic() - started_s
 
     def _seems_dark(self) -> bool:
         try:
-            return self._microscope.is_dark()
+            return within(self.limits.overrun_max_s, self._microscope.is_dark, "is_dark()")
         except Exception:  # noqa: BLE001  # a driver that cannot tell is not dark
             return False
 
@@ -199,8 +296,7 @@ class GuardedMicroscope:
         cause: BaseException | None = None
         for _ in range(_STOP_ATTEMPTS):
             try:
-                self._microscope.stop()
-                if self._microscope.is_dark():
+                if within(self.limits.overrun_max_s, self._stop, "stop()"):
                     break
             except BaseException as error:  # noqa: BLE001  # an impatient Ctrl-C must not leave the light on
                 cause = error
@@ -212,32 +308,28 @@ class GuardedMicroscope:
         if isinstance(cause, KeyboardInterrupt):
             raise cause
 
+    def _stop(self) -> bool:
+        self._microscope.stop()
+        return self._microscope.is_dark()
+
     def close(self) -> None:
         """Put the lights out and release the hardware."""
         try:
             self.go_dark()
-        finally:
-            self._microscope.close()
+        except BaseException:
+            with suppress(Exception):  # the light is what must be told
+                self._release()
+            raise
+        self._release()
+
+    def _release(self) -> None:
+        within(self.limits.overrun_max_s, self._microscope.close, "close()")
 
     def restore(self, lit: Lit, frame: Frame | None) -> None:
         """Book a scan of an earlier part of this session, with the frame that was recorded, if any."""
         self.ledger.restore(lit)
         if frame is not None:
             self._remember(frame)
-
-    def _scan(self, request: ScanSettings) -> Frame:
-        """Let the driver scan, under a watchdog that puts the light out if it takes too long."""
-        watchdog = _Watchdog(self._microscope, request.duration_s + self.limits.overrun_max_s)
-        try:
-            with watchdog:
-                frame = self._microscope.acquire(request)
-        except Exception as error:
-            if watchdog.has_fired:
-                raise self._overdue(watchdog.allowed_s) from error
-            raise
-        if watchdog.has_fired:
-            raise self._overdue(watchdog.allowed_s)
-        return replace(_valid_frame(frame, request), index=self.frames)
 
     def _overdue(self, allowed_s: float) -> LightFaultError:
         return LightFaultError(
@@ -246,11 +338,12 @@ class GuardedMicroscope:
 
     def _refuse_excess(self, actual: ScanSettings, booking: Reservation) -> None:
         asked, margin = booking.settings, self.limits.dose_margin
+        worst_frame = booking.lit(1 / booking.frames)
         for name, delivered, worst, unit in (
             ("excitation power", actual.excitation_w, asked.excitation_w * margin, "W"),
             ("STED power", actual.sted_w, asked.sted_w * margin, "W"),
-            ("dose", actual.dose_j_per_m2, booking.dose_j_per_m2, "J/m²"),
-            ("energy", actual.energy_j, booking.energy_j, "J"),
+            ("dose", actual.dose_j_per_m2, worst_frame.dose_j_per_m2, "J/m²"),
+            ("energy", actual.energy_j, worst_frame.energy_j, "J"),
         ):
             # One part in a thousand: a driver may read settings back through a float32 register.
             if not delivered <= worst * 1.001:
@@ -295,47 +388,12 @@ class GuardedMicroscope:
             power_w = getattr(settings, name)
             if power_w > 0:
                 self._last_power_w[name] = power_w
-        if settings.excitation_w > 0:
+        if settings.excitation_w > 0 and self.limits.count_rate_max_hz is not None:
             rate_hz = _brightest_patch(frame.photons) / settings.pixel_time_s
             self._brightness.append((settings.sted_w, rate_hz / settings.excitation_w))
             # Only the brightest frame at each STED power tells anything; the list stays short.
             best = dict(sorted(self._brightness, key=lambda item: item[1]))
             self._brightness = list(best.items())
-
-
-class _Watchdog:
-    """Puts the light out, again and again until it is dark, if a scan takes too long."""
-
-    def __init__(self, microscope: Microscope, allowed_s: float) -> None:
-        self.allowed_s = allowed_s
-        self.has_fired = False
-        self._microscope = microscope
-        self._scanning = threading.Lock()  # held while stop() runs, so that it cannot hit a later scan
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="scan-watchdog", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        with self._scanning:
-            self._done.set()
-
-    def _watch(self) -> None:
-        if self._done.wait(self.allowed_s):
-            return
-        while True:
-            with self._scanning:
-                if self._done.is_set():
-                    return
-                self.has_fired = True
-                try:
-                    self._microscope.stop()
-                    if self._microscope.is_dark():
-                        return
-                except Exception:  # noqa: BLE001, S110  # tried again: there is nobody else to put it out
-                    pass
-            self._done.wait(_STOP_PAUSE_S)
 
 
 def _validated_copy(settings: object) -> ScanSettings:
@@ -374,9 +432,9 @@ def _valid_frame(frame: object, request: ScanSettings) -> Frame:
 
 def _brightest_patch(photons: np.ndarray) -> float:
     """Return the largest mean over 3 x 3 pixels: shot noise of single pixels would cry wolf."""
-    image = np.asarray(photons, dtype=np.float64)
-    for axis in (0, 1):
-        if image.shape[axis] >= 3:
-            length = image.shape[axis] - 2
-            image = np.sum([np.take(image, range(k, k + length), axis=axis) for k in range(3)], axis=0) / 3
+    image: np.ndarray = np.asarray(photons, dtype=np.float32)
+    if image.shape[0] >= 3:
+        image = (image[:-2] + image[1:-1] + image[2:]) / 3
+    if image.shape[1] >= 3:
+        image = (image[:, :-2] + image[:, 1:-1] + image[:, 2:]) / 3
     return max(0.0, float(image.max()))

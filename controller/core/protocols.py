@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
@@ -84,6 +84,16 @@ class Microscope(Protocol):
     def is_dark(self) -> bool: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A microscope that takes frames one after the other without a pause.
+
+    ``stream`` yields ``frames`` frames of one scan and leaves the light off, as ``acquire`` does.
+    """
+
+    def stream(self, settings: ScanSettings, frames: int) -> Iterator[Frame]: ...
 
 
 @runtime_checkable

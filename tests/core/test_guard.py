@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.dose import Lit
+from controller.core.driver_thread import Watchdog
 from controller.core.errors import (
     AcquisitionStoppedError,
     DeviceError,
@@ -27,7 +29,7 @@ from controller.core.errors import (
     StedfastError,
 )
 from controller.core.frame import Frame
-from controller.core.guard import GuardedMicroscope, _Watchdog
+from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Capabilities
 from controller.core.settings import Region, ScanSettings
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
@@ -521,9 +523,9 @@ def test_a_scan_that_overran_on_a_real_microscope_is_booked_for_as_long_as_it_wa
 
 def test_a_watchdog_that_comes_too_late_does_not_stop_the_next_scan() -> None:
     microscope = FakeMicroscope()
-    watchdog = _Watchdog(microscope, allowed_s=0.0)
+    watchdog = Watchdog(microscope, allowed_s=0.0)
     # It has run out of patience, but before it may act the scan ends: this very order, by its lock.
-    with watchdog._scanning:
+    with watchdog._stopping:
         watchdog._thread.start()
         watchdog._done.set()
     watchdog._thread.join(10)
@@ -568,3 +570,163 @@ def test_pixels_of_a_frame_cannot_be_made_writable_again() -> None:
     assert frame.photons.dtype.isnative
     with pytest.raises(ValueError, match="WRITEABLE"):
         frame.photons.flags.writeable = True
+
+
+class _Deaf(FakeMicroscope):
+    """Hangs in one of its methods until the test lets it go."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+        self.let_go = threading.Event()
+
+    def _hang(self, method: str) -> None:
+        if method == self.method:
+            assert self.let_go.wait(60)
+
+    def acquire(self, settings: ScanSettings) -> Frame:
+        self.light_on = True
+        self._hang("acquire")
+        return super().acquire(settings)
+
+    def stop(self) -> None:
+        self._hang("stop")
+        super().stop()
+
+    def is_dark(self) -> bool:
+        self._hang("is_dark")
+        return super().is_dark()
+
+    def close(self) -> None:
+        self._hang("close")
+        super().close()
+
+
+def test_a_driver_that_never_comes_back_is_left_dark_and_refused_from_then_on() -> None:
+    microscope = _Deaf("acquire")
+    guard = GuardedMicroscope(microscope, LIMITS.replace(overrun_max_s=0.05))
+    with pytest.raises(LightFaultError, match="the light was put out"):
+        guard.acquire(CONFOCAL)
+    assert microscope.is_dark()
+    assert guard.dose.energy_j >= CONFOCAL.energy_j
+    with pytest.raises(LightFaultError, match="has not come back from a scan"):
+        guard.acquire(CONFOCAL)
+    assert len(microscope.requests) == 0
+    guard.close()
+    microscope.let_go.set()
+
+
+@pytest.mark.parametrize("method", ["stop", "is_dark"])
+def test_a_light_that_cannot_be_put_out_is_told_after_a_bounded_time(method: str) -> None:
+    microscope = _Deaf(method)
+    guard = GuardedMicroscope(microscope, LIMITS.replace(overrun_max_s=0.05))
+    with pytest.raises(LightNotOffError, match="close the shutter by hand"):
+        guard.close()
+    microscope.let_go.set()
+
+
+def test_a_close_that_hangs_is_told_after_it_is_dark() -> None:
+    microscope = _Deaf("close")
+    guard = GuardedMicroscope(microscope, LIMITS.replace(overrun_max_s=0.05))
+    with pytest.raises(DeviceError, match=r"does not come back from close\(\) within 0.05 s"):
+        guard.close()
+    assert microscope.is_dark()
+    microscope.let_go.set()
+
+
+def movie(guard: GuardedMicroscope, frames: int) -> list[Frame]:
+    taken: list[Frame] = []
+    guard.stream(CONFOCAL, frames, taken.append)
+    return taken
+
+
+def test_a_movie_is_booked_as_a_whole_and_settled_by_its_frames() -> None:
+    booked: list[Any] = []
+    microscope = FakeMicroscope()
+    guard = GuardedMicroscope(
+        microscope, LIMITS, before_light=lambda booking: booked.append((booking.frames, booking.energy_j))
+    )
+    taken = movie(guard, 5)
+    assert [frame.index for frame in taken] == [0, 1, 2, 3, 4]
+    assert booked == [(5, pytest.approx(5 * CONFOCAL.energy_j))]
+    assert guard.dose.frames == 5
+    assert guard.dose.energy_j == pytest.approx(5 * CONFOCAL.energy_j)
+    assert guard.dose.peak_j_per_m2 == pytest.approx(5 * CONFOCAL.dose_j_per_m2)
+    assert microscope.is_dark()
+
+
+def test_a_movie_that_does_not_fit_the_budget_is_refused_as_a_whole() -> None:
+    microscope = FakeMicroscope()
+    guard = GuardedMicroscope(microscope, LIMITS.replace(session_energy_max_j=4.5 * CONFOCAL.energy_j))
+    with pytest.raises(DoseBudgetError):
+        movie(guard, 5)
+    assert microscope.commands == []
+    assert len(movie(guard, 4)) == 4
+    with pytest.raises(InvalidRequestError, match="a movie of 0 frames"):
+        movie(guard, 0)
+
+
+@pytest.mark.parametrize("fails_at", [0, 2])
+def test_a_movie_that_fails_counts_the_frames_it_may_have_lit(fails_at: int) -> None:
+    settled: list[Lit] = []
+    microscope = FakeMicroscope(options=FakeMicroscope.Options(fail_at=fails_at))
+    guard = GuardedMicroscope(microscope, LIMITS, settled=settled.append)
+    taken: list[Frame] = []
+    with pytest.raises(DeviceError):
+        guard.stream(CONFOCAL, 10, taken.append)
+    assert len(taken) == fails_at
+    assert microscope.is_dark()
+    # The light was still on when it failed: then the whole of the booking counts.
+    assert guard.dose.energy_j == pytest.approx(10 * CONFOCAL.energy_j)
+
+
+def test_a_movie_ends_when_whoever_takes_its_frames_fails() -> None:
+    microscope, taken = FakeMicroscope(), list[Frame]()
+    settled: list[Lit] = []
+    guard = GuardedMicroscope(microscope, LIMITS, settled=settled.append)
+
+    def take(frame: Frame) -> None:
+        taken.append(frame)
+        if len(taken) == 3:
+            raise RecordingError("the disk is full")
+
+    with pytest.raises(RecordingError):
+        guard.stream(CONFOCAL, 10, take)
+    assert microscope.is_dark()
+    # A simulation goes in step: no frame is begun before the last one was taken.
+    assert microscope.scans == 3
+    assert settled[0].energy_j == pytest.approx(4 * CONFOCAL.energy_j)
+    assert guard.dose.energy_j == pytest.approx(4 * CONFOCAL.energy_j)
+
+
+class _Streaming(FakeMicroscope):
+    """A real microscope that streams: its light stays on from the first frame to the last."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), simulated=False)
+
+    def stream(self, settings: ScanSettings, frames: int) -> Iterator[Frame]:
+        self.light_on = True
+        still = super().acquire(settings)
+        self.light_on = True
+        for _ in range(frames):
+            if self.commands[-1] == "light off" and "stop" in self.commands:
+                raise AcquisitionStoppedError("stopped")
+            yield still
+        self._go_dark()
+
+
+def test_a_microscope_that_streams_is_streamed_and_dark_at_the_end() -> None:
+    microscope = _Streaming()
+    guard = GuardedMicroscope(microscope, LIMITS)
+    assert [frame.index for frame in movie(guard, 50)] == list(range(50))
+    assert microscope.is_dark()
+    assert guard.acquire(CONFOCAL).index == 50
+
+
+def test_a_slow_taker_does_not_bring_the_watchdog_on_a_stream_that_has_ended() -> None:
+    microscope = _Streaming()
+    guard = GuardedMicroscope(microscope, LIMITS.replace(overrun_max_s=0.05))
+    waited = threading.Event()
+    guard.stream(CONFOCAL, 3, lambda _: waited.wait(0.1) or None)  # type: ignore[arg-type]
+    assert "stop" not in microscope.commands
