@@ -7,6 +7,7 @@ import platform
 import uuid
 import zlib
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,11 +41,12 @@ from controller.core.protocols import (
 )
 from controller.labels.store import LabelStore
 from controller.microscopes.replay import RecordedSession
-from controller.plugins import Role, find
+from controller.plugins import Role, ServerMaker, find
 from controller.recording.documents import StartDocument
 from controller.recording.reader import SessionReader
 from controller.recording.writer import SessionWriter, claim_folder
 from controller.recovery import RecordedClock, Recovery, Replay, last_time_s
+from controller.serving import SERVED_POLICY, Serving
 from controller.session import Parts, Session
 from controller.stages import Stage
 
@@ -62,17 +64,54 @@ class Hooks:
 def new_session(experiment: Experiment, folder: Path, *, hooks: Hooks | None = None) -> Session:
     """Open a session folder and connect to the microscope; nothing is moved or lit yet."""
     builder = _Builder.fresh(experiment)
-    start = {
-        "run_id": str(uuid.uuid4()),
-        "seed": builder.config.seed,
-        "experiment": builder.config.model_dump(mode="json", by_alias=True),
-        "hardware": builder.hardware.model_dump(mode="json", by_alias=True),
-        "config_sha256": experiment.sha256,
-        "config_folder": str(builder.folder),
-        "hardware_path": str(experiment.hardware.path.resolve()),
-        "versions": versions(),
-    }
+    start = _start(builder, experiment)
     return _open(builder.parts, folder, start, hooks)
+
+
+def new_serving(
+    experiment: Experiment,
+    folder: Path,
+    make_server: ServerMaker,
+    *,
+    port: int,
+    data_folder: Path | None = None,
+    hooks: Hooks | None = None,
+) -> Serving:
+    """Open a session folder, connect to the microscope and take the port that clients connect to.
+
+    The experiment's policy and models do nothing here, and so its budgets of cycles and questions; its
+    energy and duration hold.
+    """
+    make_server.check_port(port)  # a microscope that another server has must not be touched in vain
+    builder = _Builder.fresh(experiment)
+    budget = builder.config.budget.replace(cycles=None, questions=None)
+    changes = {"policy": StageConfig(name=SERVED_POLICY), "budget": budget}
+    builder.config = builder.config.model_copy(update=changes)
+    start = _start(builder, experiment)
+    start["experiment"] = {
+        key: value for key, value in start["experiment"].items() if key not in {"denoiser", "segmenter"}
+    }
+    with ExitStack() as undo:
+        if not folder.exists():
+            undo.callback(_remove_empty, folder)
+        journal = claim_folder(folder)
+        undo.callback(journal.discard)
+        microscope = builder.guarded()
+        undo.callback(microscope.close)
+        serving = Serving(
+            microscope,
+            builder.clock,
+            float("inf") if budget.duration_s is None else budget.duration_s,
+            lambda take: make_server(
+                microscope, port=port, data_folder=data_folder, clock=builder.clock, acquire=take
+            ),
+        )
+        undo.callback(serving.abandon)
+        start["microscope"] = _plain(asdict(microscope.capabilities()))
+        writer = SessionWriter.create(journal, start, **_writer_hooks(folder, hooks))
+        serving.record_in(writer, hooks.cycle if hooks else None)
+        undo.pop_all()
+    return serving
 
 
 def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
@@ -87,6 +126,7 @@ def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
             raise SessionFolderError(
                 f"{folder}: this is a replay, which spends no light; replay it again instead"
             )
+        _refuse_served(reader, "resumed: its clients are gone; serve a new one with 'stedfast serve'")
         builder = _Builder.recorded(reader.start, folder)
         _refuse_other_limits(reader.start, builder.hardware)
         builder.clock = SimulatedClock() if builder.simulated_clock else SystemClock(last_time_s(reader))
@@ -105,6 +145,7 @@ def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
 def replayed_session(recorded: Path, folder: Path, *, hooks: Hooks | None = None) -> Session:
     """Run the loop of a recorded session again, on its recorded frames, into a new folder."""
     reader = SessionReader(recorded)
+    _refuse_served(reader, "replayed: clients asked for its frames, no policy decided")
     builder = _Builder.recorded(reader.start, recorded)
     clock, microscope = RecordedClock(), RecordedSession(_capabilities(reader.start.microscope))
     builder.clock = clock
@@ -185,18 +226,21 @@ class _Builder:
         except ValidationError as error:
             raise SessionFolderError(f"{source}: {error}") from error
 
-    def parts(self, microscope: Microscope | None = None) -> Parts:
-        """Make the microscope, unless one is given, and everything that works with it."""
+    def guarded(self, microscope: Microscope | None = None) -> GuardedMicroscope:
+        """Make the microscope, unless one is given, inside its limits and the session's budget."""
         driver = self.hardware.microscope
         limits = self.hardware.limits
-        budget = self.config.budget
-        if budget.session_energy_j is not None:
-            lower_j = min(budget.session_energy_j, limits.session_energy_max_j)
-            limits = limits.replace(session_energy_max_j=lower_j)
+        budget_j = self.config.budget.session_energy_j
+        if budget_j is not None:
+            limits = limits.replace(session_energy_max_j=min(budget_j, limits.session_energy_max_j))
         self.microscope = microscope or cast(
             "Microscope", self._make("microscopes", driver.driver, driver.options, "microscope", None)
         )
-        guarded = GuardedMicroscope(self.microscope, limits, source=f"[limits] of {self.source}")
+        return GuardedMicroscope(self.microscope, limits, source=f"[limits] of {self.source}")
+
+    def parts(self, microscope: Microscope | None = None) -> Parts:
+        """Make the microscope, unless one is given, and everything that works with it."""
+        guarded = self.guarded(microscope)
         try:
             told = guarded.capabilities()
             return Parts(
@@ -206,10 +250,10 @@ class _Builder:
                 segmenter=self._stage("segmenters", "segmenter", self.config.segmenter, told),
                 clock=self.clock,
                 budget=Budget(
-                    energy_j=limits.session_energy_max_j,
+                    energy_j=guarded.limits.session_energy_max_j,
                     **{
                         name: float("inf") if value is None else value
-                        for name, value in budget.model_dump().items()
+                        for name, value in self.config.budget.model_dump().items()
                         if name != "session_energy_j"
                     },
                 ),
@@ -290,6 +334,30 @@ def _open(make: Callable[[], Parts], folder: Path, start: dict[str, Any], hooks:
         journal.discard()
         raise
     return Session(parts, writer, hooks.cycle if hooks else None)
+
+
+def _start(builder: _Builder, experiment: Experiment) -> dict[str, Any]:
+    """Return the start document of a new session, but for what the microscope says of itself."""
+    return {
+        "run_id": str(uuid.uuid4()),
+        "seed": builder.config.seed,
+        "experiment": builder.config.model_dump(mode="json", by_alias=True),
+        "hardware": builder.hardware.model_dump(mode="json", by_alias=True),
+        "config_sha256": experiment.sha256,
+        "config_folder": str(builder.folder),
+        "hardware_path": str(experiment.hardware.path.resolve()),
+        "versions": versions(),
+    }
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _refuse_served(reader: SessionReader, what: str) -> None:
+    if reader.start.experiment["policy"]["name"] == SERVED_POLICY:
+        raise SessionFolderError(f"{reader.folder}: a served session cannot be {what}")
 
 
 def _refuse_other_limits(start: StartDocument, recorded: HardwareConfig) -> None:

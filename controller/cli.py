@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from controller.assemble import Hooks
+    from controller.config import Experiment
+    from controller.plugins import Server
     from controller.recording.documents import StartDocument
+    from controller.serving import Serving
     from controller.session import Outcome, Session
 
 EXIT_FAILURE, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 1, 2, 130
@@ -126,11 +129,42 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter for each option of the comma
                 f"'stedfast new DIR --hardware {config}', or add a table [experiment]"
             )
         folder = output or _fresh_folder(experiment.session.config.name)
-        energy_j = min(
-            experiment.session.config.budget.session_energy_j or float("inf"),
-            experiment.hardware.config.limits.session_energy_max_j,
-        )
+        energy_j = _energy_asked_j(experiment)
         _drive(lambda hooks: new_session(experiment, folder, hooks=hooks), folder, energy_j, report, as_json)
+
+
+@app.command()
+def serve(  # noqa: PLR0913, PLR0917  # one parameter for each option of the command
+    config: ConfigArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this computer; 0: a free one.")] = 4827,
+    output: OutputOption = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed, instead of the experiment's.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder in which clients may save images as NDTiff.")
+    ] = None,
+    report: Annotated[bool, typer.Option(help="Write report.html at the end.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a microscope to pycromanager scripts, and record what they do. Ctrl-C ends it."""
+    with _errors_told(as_json):
+        from controller.assemble import new_serving
+        from controller.config import load
+        from controller.core.errors import ConfigurationError
+        from controller.plugins import find_server
+
+        if data is not None and not data.is_dir():
+            raise ConfigurationError(f"--data {data}: there is no such folder; make it first")
+        experiment = load(config, {} if seed is None else {"seed": seed})
+        folder = output or _fresh_folder(f"served {experiment.hardware.config.name}")
+        make_server = find_server("micromanager")
+
+        def make(hooks: Hooks) -> Serving:
+            serving = new_serving(experiment, folder, make_server, port=port, data_folder=data, hooks=hooks)
+            _tell_serving(serving.server, folder, data, as_json)
+            return serving
+
+        energy_j = _energy_asked_j(experiment)
+        _drive(make, folder, energy_j, report, as_json, can_go_on=False)
 
 
 @app.command()
@@ -163,7 +197,8 @@ def replay(
             (i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None
         )
         same = first is None and len(ours) == len(theirs)
-        _tell_outcome(outcome, target, _write_report(target) if report else None, as_json, identical=same)
+        written = _write_report(target) if report else None
+        _tell_outcome(outcome, target, written, as_json, can_go_on=False, identical=same)
         if not as_json:
             where = (
                 "" if same else f"; the first difference is in cycle {len(ours) if first is None else first}"
@@ -283,15 +318,22 @@ def main() -> None:
 
 
 def _drive(
-    make: Callable[[Hooks], Session], folder: Path, energy_j: float, report: bool, as_json: bool
+    make: Callable[[Hooks], Session | Serving],
+    folder: Path,
+    energy_j: float,
+    report: bool,
+    as_json: bool,
+    *,
+    can_go_on: bool = True,
 ) -> None:
     """Run a session to its end, write its report, tell how it ended, and exit with its code."""
     outcome = _play(make, energy_j, as_json)
-    _tell_outcome(outcome, folder, _write_report(folder) if report else None, as_json)
+    written = _write_report(folder) if report else None
+    _tell_outcome(outcome, folder, written, as_json, can_go_on=can_go_on)
     raise typer.Exit(_EXIT_CODE[outcome.status])
 
 
-def _play(make: Callable[[Hooks], Session], energy_j: float, as_json: bool) -> Outcome:
+def _play(make: Callable[[Hooks], Session | Serving], energy_j: float, as_json: bool) -> Outcome:
     from rich.console import Console
 
     from controller.assemble import Hooks
@@ -313,10 +355,10 @@ class _Stopper:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._session: Session | None = None
+        self._session: Session | Serving | None = None
         self._count = 0
 
-    def run(self, session: Session) -> Outcome:
+    def run(self, session: Session | Serving) -> Outcome:
         self._session = session
         if self._count:
             session.stop_after_this_frame("stopped by the user before the first frame")
@@ -349,7 +391,31 @@ class _Stopper:
             raise KeyboardInterrupt
 
 
-def _tell_outcome(outcome: Outcome, folder: Path, report: Path | None, as_json: bool, **more: Any) -> None:
+def _tell_serving(server: Server, folder: Path, data: Path | None, as_json: bool) -> None:
+    """Say what clients can do now."""
+    if as_json:
+        typer.echo(json.dumps({"status": "serving", "port": server.port, "session": str(folder)}))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    arguments = "" if server.port == 4827 else f"port={server.port}"
+    console.print(f"[green]serving on port {server.port}[/green] of this computer, until Ctrl-C")
+    console.print(f"clients: [cyan]from pycromanager import Core; core = Core({arguments})[/cyan]")
+    console.print(f"devices: {', '.join(server.devices)}")
+    saving = f"in {data}" if data is not None else "in memory alone (--data DIR lets them save)"
+    console.print(f"images:  recorded in {folder}; acquisitions of clients {saving}")
+
+
+def _tell_outcome(
+    outcome: Outcome,
+    folder: Path,
+    report: Path | None,
+    as_json: bool,
+    *,
+    can_go_on: bool = True,
+    **more: Any,
+) -> None:
     if as_json:
         told = {
             "status": outcome.status,
@@ -365,7 +431,7 @@ def _tell_outcome(outcome: Outcome, folder: Path, report: Path | None, as_json: 
     typer.echo(f"{outcome.status}: {outcome.reason}")
     typer.echo(f"{outcome.cycles} cycles, {outcome.frames} frames, {outcome.faults} faults")
     typer.echo(f"session: {folder}")
-    if outcome.status != "completed" and "identical" not in more:
+    if outcome.status != "completed" and can_go_on:
         typer.echo(f"go on:   stedfast resume {folder}")
     if report:
         typer.echo(f"report:  {report}")
@@ -386,6 +452,11 @@ def _export_answers(folder: Path, target: Path) -> list[Path]:
             answer = a.answer if isinstance(a.answer, str) or a.answer is None else json.dumps(a.answer)
             table.writerow([a.question_number, a.annotator, answer or "unsure", a.answer_s, a.answered_utc])
     return [path]
+
+
+def _energy_asked_j(experiment: Experiment) -> float:
+    asked_j = experiment.session.config.budget.session_energy_j or float("inf")
+    return min(asked_j, experiment.hardware.config.limits.session_energy_max_j)
 
 
 def _energy_budget_j(start: StartDocument) -> float:

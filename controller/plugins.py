@@ -3,13 +3,71 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
 
 from controller.core.errors import ConfigurationError
-from controller.core.protocols import Plugin
+from controller.core.frame import Frame
+from controller.core.guard import GuardedMicroscope
+from controller.core.protocols import Clock, Plugin
+from controller.core.settings import ScanSettings
 
 Role = Literal["microscopes", "denoisers", "segmenters", "policies"]
+
+
+class Server(Protocol):
+    """Offers a guarded microscope to programs of others. It is bound to its port when it is made."""
+
+    @property
+    def port(self) -> int:
+        """The port that clients connect to."""
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The names of the devices that clients see."""
+
+    def serve(self) -> None:
+        """Serve clients until :meth:`stop`, then let go of the port; it is dark when this returns."""
+
+    def stop(self) -> None:
+        """End serving, a running scan too; from any thread, again and again."""
+
+
+class ServerMaker(Protocol):
+    """Makes a :class:`Server`."""
+
+    @staticmethod
+    def check_port(port: int) -> None:
+        """Raise :class:`ConfigurationError` if a port is in use."""
+
+    def __call__(
+        self,
+        microscope: GuardedMicroscope,
+        *,
+        port: int,
+        data_folder: Path | None,
+        clock: Clock,
+        acquire: Callable[[ScanSettings], Frame],
+    ) -> Server:
+        """Make one. ``acquire`` takes each image; clients may save images in ``data_folder``."""
+
+
+def find_server(name: str) -> ServerMaker:
+    """Return what makes the server of that name, an installed entry point of ``stedfast.servers``.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or a library that it needs is not installed.
+    """
+    try:
+        return cast("ServerMaker", _imported("server", name, _target("servers", "server", name)))
+    except ConfigurationError as error:
+        if isinstance(error.__cause__, ImportError):
+            raise ConfigurationError(f"{error}; servers need: pip install 'stedfast[mm]'") from error
+        raise
 
 
 def available(role: Role) -> list[str]:
@@ -28,27 +86,34 @@ def find(role: Role, name: str) -> type[Plugin]:
         If there is none of that name, it cannot be imported, or it is not a plug-in.
     """
     singular = {"policies": "policy"}.get(role, role[:-1])
+    target = _target(role, singular, name)
+    found = _imported(singular, name, target)
+    if not isinstance(found, type) or not hasattr(found, "Options") or not hasattr(found, "from_options"):
+        raise ConfigurationError(f"{target} is not a {singular}: it has no Options or no from_options")
+    return found
+
+
+def _target(group: str, singular: str, name: str) -> str:
     if ":" in name:
-        target = name
-    else:
-        matches = [entry for entry in entry_points(group=f"stedfast.{role}") if entry.name == name]
-        if not matches:
-            raise ConfigurationError(
-                f"there is no {singular} {name!r}; installed are {', '.join(available(role))}; "
-                f"'module:Class' names any other"
-            )
-        target = matches[0].value
+        return name
+    installed = {entry.name: entry.value for entry in entry_points(group=f"stedfast.{group}")}
+    if name not in installed:
+        raise ConfigurationError(
+            f"there is no {singular} {name!r}; installed are {', '.join(sorted(installed))}; "
+            f"'module:Class' names any other"
+        )
+    return installed[name]
+
+
+def _imported(singular: str, name: str, target: str) -> Any:
     module_name, _, class_name = target.partition(":")
     module = None
     try:
         module = importlib.import_module(module_name)
-        found = getattr(module, class_name)
+        return getattr(module, class_name)
     except ImportError as error:
         raise ConfigurationError(f"the {singular} {name!r} cannot be imported: {error}") from error
     except (AttributeError, ValueError) as error:
         # "simulator" and "policies" are common names: say which one was found.
         place = getattr(module, "__file__", module_name)
         raise ConfigurationError(f"the {singular} {name!r} is not there: {error} (in {place})") from error
-    if not isinstance(found, type) or not hasattr(found, "Options") or not hasattr(found, "from_options"):
-        raise ConfigurationError(f"{target} is not a {singular}: it has no Options or no from_options")
-    return found

@@ -251,7 +251,7 @@ class Acquisition(RemoteObject):
         asked = parsed_event(wanted)
         self._wait_for(asked.min_start_time)
         self._tell("camera", "pre_snap", wanted)
-        elapsed_ms = 1e3 * self._elapsed_s()
+        elapsed_ms = 1e3 * (self._laboratory.clock.now_s() - self._begin_s())
         picture = self._scan()
         self._tell("camera", "post_snap", wanted)
         self._asked(_AFTER_CAMERA, wanted)
@@ -329,17 +329,18 @@ class Acquisition(RemoteObject):
             self._notifier.tell(kind, milestone, payload)
 
     def _wait_for(self, start_s: float | None) -> None:
-        clock, due_s = self._laboratory.clock, start_s or 0.0
-        while (left_s := due_s - self._elapsed_s()) > 0:
+        clock = self._laboratory.clock
+        # Times are compared on the clock itself: a rest too short to move it must not be waited for.
+        due_s = self._begin_s() + (start_s or 0.0)
+        while (left_s := due_s - clock.now_s()) > 0:
             self._go_on_or_leave()
             clock.sleep(min(left_s, LATENCY_S))
 
-    def _elapsed_s(self) -> float:
-        """Return the time since the first event was carried out."""
-        now_s = self._laboratory.clock.now_s()
+    def _begin_s(self) -> float:
+        """Return when the first event was carried out, on the clock."""
         if self._started_s is None:
-            self._started_s = now_s
-        return now_s - self._started_s
+            self._started_s = self._laboratory.clock.now_s()
+        return self._started_s
 
     def _go_on_or_leave(self) -> None:
         if self._aborted.is_set() or self._closing.is_set():

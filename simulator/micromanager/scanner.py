@@ -73,10 +73,18 @@ class Scanner:
     start
         Settings at the start; by default a dark confocal scan (or the microscope's first modality)
         of the full field in the middle of the stage box, 10 µs per pixel.
+    acquire
+        Who takes each image with the microscope, to record it for example; by default nobody else.
     """
 
-    def __init__(self, microscope: GuardedMicroscope, start: ScanSettings | None = None) -> None:
+    def __init__(
+        self,
+        microscope: GuardedMicroscope,
+        start: ScanSettings | None = None,
+        acquire: Callable[[ScanSettings], Frame] | None = None,
+    ) -> None:
         self._microscope = microscope
+        self._acquire = acquire or microscope.acquire
         self._lock = threading.Lock()
         self._capabilities = microscope.capabilities()
         limits, modalities = microscope.limits, self._capabilities.modalities
@@ -226,7 +234,7 @@ class Scanner:
             As ``GuardedMicroscope.acquire`` does.
         """
         knobs = self._knobs
-        return self._picture(self._microscope.acquire(self.scan(knobs)), knobs)
+        return self._picture(self._acquire(self.scan(knobs)), knobs)
 
     def go_dark(self) -> None:
         """Put the lights out, which ends a running scan; from any thread."""

@@ -24,6 +24,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from controller.core.clock import SystemClock
 from controller.core.errors import ConfigurationError, DeviceError
+from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Clock
 from controller.core.settings import ScanSettings
@@ -53,13 +54,10 @@ class _Port:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_DISCONNECTED)
         try:
-            self._socket.bind(f"tcp://{HOST}:{number or '*'}")
-        except zmq.ZMQError as error:
+            _bind(self._socket, number)
+        except ConfigurationError:
             self.close()
-            raise ConfigurationError(
-                f"port {number} of {HOST} cannot be used ({error}): end the Micro-Manager or server that "
-                f"listens there, or choose another port"
-            ) from error
+            raise
         self.number = int(self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
         self._lock = threading.Lock()
         self._clients: dict[int, Connection] = {}  # by file descriptor
@@ -123,6 +121,16 @@ class _Port:
                     self._had_clients = True
 
 
+def _bind(socket: zmq.Socket[bytes], number: int) -> None:
+    try:
+        socket.bind(f"tcp://{HOST}:{number or '*'}")
+    except zmq.ZMQError as error:
+        raise ConfigurationError(
+            f"port {number} of {HOST} cannot be used ({error}): end the Micro-Manager or server that "
+            f"listens there, or choose another port"
+        ) from error
+
+
 class MicroManagerServer:
     """Serves one guarded microscope to pycromanager clients on this computer.
 
@@ -141,6 +149,8 @@ class MicroManagerServer:
         Where acquisitions may be saved; without one they are kept in memory alone.
     clock
         What the start times of events are measured with.
+    acquire
+        Who takes each image with the microscope, to record it for example; by default nobody else.
 
     Raises
     ------
@@ -156,9 +166,10 @@ class MicroManagerServer:
         start: ScanSettings | None = None,
         data_folder: Path | None = None,
         clock: Clock | None = None,
+        acquire: Callable[[ScanSettings], Frame] | None = None,
     ) -> None:
         self._microscope = microscope
-        self._state = CoreState(Scanner(microscope, start))
+        self._state = CoreState(Scanner(microscope, start, acquire))
         self._context: Context = zmq.Context()
         self._bridge = Bridge(self._constructors(data_folder, clock or SystemClock()), self._open_port)
         self._ending = threading.Event()
@@ -171,6 +182,17 @@ class MicroManagerServer:
         except ConfigurationError:
             self._context.term()
             raise
+
+    @staticmethod
+    def check_port(port: int) -> None:
+        """Raise as the constructor does if a port is in use, before a microscope is touched in vain."""
+        with zmq.Context() as context, context.socket(zmq.REP) as probe:
+            _bind(probe, port)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Return the names of the devices that clients see."""
+        return tuple(self._state.scanner.devices)
 
     @property
     def port(self) -> int:
