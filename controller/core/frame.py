@@ -18,12 +18,12 @@ def read_only(array: NDArray[Any], dtype: Any = None) -> NDArray[Any]:
     """Return a C-ordered copy of ``array``, in native byte order, that nobody can write to."""
     if _is_read_only_for_good(array) and dtype in {None, array.dtype.type}:
         return array
-    copy = np.array(array, dtype=dtype, order="C", copy=True)
-    copy = copy.astype(copy.dtype.newbyteorder("="), copy=False)
-    if copy.dtype.hasobject:
-        raise TypeError(f"an image of numbers is needed, got dtype {copy.dtype}")
-    # Over immutable bytes, so that the writeable flag cannot be set again.
-    return np.frombuffer(copy.tobytes(), dtype=copy.dtype).reshape(copy.shape)
+    plain = np.asarray(array, dtype=dtype)
+    plain = plain.astype(plain.dtype.newbyteorder("="), copy=False)
+    if plain.dtype.hasobject:
+        raise TypeError(f"an image of numbers is needed, got dtype {plain.dtype}")
+    # Over immutable bytes, a copy, so that the writeable flag cannot be set again.
+    return np.frombuffer(plain.tobytes(), dtype=plain.dtype).reshape(plain.shape)
 
 
 def _is_read_only_for_good(array: NDArray[Any]) -> bool:

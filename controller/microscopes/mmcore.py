@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.core.errors import (
     AcquisitionStoppedError,
     ConfigurationError,
     DeviceError,
+    StedfastError,
 )
 from controller.core.frame import Frame
 from controller.core.protocols import Capabilities, Clock, Resources
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
 _MICRO = 1e6
 _MILLI = 1e3
 _DEFAULT_TOLERANCE = 1e-6
+_POLL_S = 2e-4
 
 
 class MMCoreMicroscope:
@@ -74,11 +79,11 @@ class MMCoreMicroscope:
         core.setAutoShutter(False)
         core.setShutterDevice(mapping.shutter)
         core.setCameraDevice(mapping.camera)
+        self.stop()
         for start in mapping.startup:
             core.setProperty(start.device, start.property, start.value)
         core.waitForSystem()
         self._chip = self._whole_chip()
-        self.stop()
 
     @classmethod
     def from_options(cls, options: Options, resources: Resources) -> Self:
@@ -114,30 +119,80 @@ class MMCoreMicroscope:
         AcquisitionStoppedError
             If :meth:`stop` was called meanwhile.
         """
+        with self._lit(settings) as started_s:
+            self._expose()
+        with _told_as_device_errors():
+            grey = self._image()
+        return self._frame(grey, settings, started_s)
+
+    def stream(self, settings: ScanSettings, frames: int) -> Iterator[Frame]:
+        """Do one scan again and again without a pause; the camera keeps the time.
+
+        The light stays on from the first frame to the last. Raises as :meth:`acquire` does, also if the
+        camera's buffer ran over, which loses frames.
+        """
+        with self._lit(settings) as started_s:
+            self._core.startSequenceAcquisition(frames, 0.0, True)
+            try:
+                for number in range(frames):
+                    grey = self._next_image(settings.duration_s)
+                    yield self._frame(grey, settings, started_s + number * settings.duration_s)
+            finally:
+                self._core.stopSequenceAcquisition()
+
+    @contextmanager
+    def _lit(self, settings: ScanSettings) -> Iterator[float]:
+        """Write the settings, open the shutter, and make it dark again on every way out.
+
+        Gives the time on the session's clock at which the light went on.
+        """
         if self._is_closed:
             raise DeviceError("this microscope is closed")
         writes = plan(self._mapping, settings)
         self._stopping.clear()
-        started_s = self._clock.now_s()
-        try:
-            for write in writes:
-                self._apply(write)
-            self._raise_if_stopped()
-            self._core.setShutterOpen(True)
-            self._core.waitForDevice(self._mapping.shutter)
-            self._core.snapImage()
-            self._put_out()
-            grey = np.asarray(self._core.getImage())
-        except (DeviceError, AcquisitionStoppedError):
-            self._put_out()
-            raise
-        except Exception as error:
-            self._put_out()
-            raise DeviceError(f"Micro-Manager: {error}") from error
+        with _told_as_device_errors():
+            try:
+                for write in writes:
+                    self._apply(write)
+                self._raise_if_stopped()
+                started_s = self._clock.now_s()
+                self._core.setShutterOpen(True)
+                self._core.waitForDevice(self._mapping.shutter)
+                yield started_s
+            finally:
+                self._put_out()
         self._raise_if_stopped()
-        photons = np.maximum((grey.astype(np.float32) - self._mapping.grey_offset), 0)
+
+    def _expose(self) -> None:
+        """Take an image; the light is on."""
+        self._core.snapImage()
+
+    def _image(self) -> NDArray[Any]:
+        """Return the image that was taken, in grey levels; the light is off again."""
+        return np.asarray(self._core.getImage())
+
+    def _next_image(self, expected_s: float) -> NDArray[Any]:
+        """Return the next image of a running sequence, within the time-out of the devices."""
+        core, patience_s = self._core, _POLL_S
+        due_s = time.monotonic() + expected_s + self._mapping.timeout_s
+        while core.getRemainingImageCount() == 0:
+            self._raise_if_stopped()
+            if core.isBufferOverflowed():
+                raise DeviceError("the camera's buffer ran over: frames are lost; ask for a slower movie")
+            if time.monotonic() > due_s:
+                raise DeviceError(f"no image came within {expected_s + self._mapping.timeout_s:g} s")
+            self._stopping.wait(patience_s)
+        return np.asarray(core.popNextImage())
+
+    def _frame(self, grey: NDArray[Any], settings: ScanSettings, started_s: float) -> Frame:
+        if self._mapping.grey_offset or self._mapping.grey_per_photon != 1:
+            photons = grey.astype(np.float32)
+            photons -= np.float32(self._mapping.grey_offset)
+            np.maximum(photons, 0, out=photons)
+            photons /= np.float32(self._mapping.grey_per_photon)
+            grey = photons
         index, self._index = self._index, self._index + 1
-        return Frame(photons / np.float32(self._mapping.grey_per_photon), settings, index, started_s)
+        return Frame(grey, settings, index, started_s)
 
     def stop(self) -> None:
         """Close the shutter and put every light to its safe value; callable from any thread."""
@@ -162,6 +217,8 @@ class MMCoreMicroscope:
     def _apply(self, write: Write) -> None:
         """Write one setting, wait for its device with a bound, and read it back."""
         self._raise_if_stopped()
+        if write.mapped.tolerance is not None and self._reads(write):
+            return  # it is there already: nothing has to move
         self._send(write)
         device = self._device(write)
         if device:
@@ -248,6 +305,16 @@ class MMCoreMicroscope:
     def _pixel_size_m(self) -> float:
         target = self._mapping.settings["pixel_size_m"].target
         return float(getattr(target, "value", self._core.getPixelSizeUm() / _MICRO))
+
+
+@contextmanager
+def _told_as_device_errors() -> Iterator[None]:
+    try:
+        yield
+    except StedfastError:
+        raise
+    except Exception as error:
+        raise DeviceError(f"Micro-Manager: {error}") from error
 
 
 def load_core(mapping: DeviceMapping, folder: Path) -> CMMCore:
