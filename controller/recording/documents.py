@@ -1,8 +1,8 @@
 """The documents of a session's journal: typed, versioned, one JSON object a line.
 
 The journal is the source of truth. Its order is: one ``start``; then for each scan a ``reserve``
-before the light and a ``frame`` once its pixels are on disk (or a ``settle`` where there is none,
-but is known what was lit); a ``cycle`` for each decision and all
+before the light and a ``frame`` once its pixels are written (or a ``settle`` where frames are missing,
+but is known what was lit), several of them for a movie; a ``cycle`` for each decision and all
 that came of it; a ``resume`` where a session went on after a crash; one ``stop`` at the end.
 """
 
@@ -60,7 +60,8 @@ class ResumeDocument(Settings):
 class ReserveDocument(Settings):
     """Written before the light of a scan: its worst-case dose. Without a frame it counts in full.
 
-    ``now_s`` is the session's clock when the policy decided on it.
+    ``now_s`` is the session's clock when the policy decided on it. A movie is one scan repeated:
+    energy and dose are those of all its ``frames`` together.
     """
 
     type: Literal["reserve"] = "reserve"
@@ -71,20 +72,28 @@ class ReserveDocument(Settings):
     settings: ScanSettings
     energy_j: float
     dose_j_per_m2: float
+    frames: int = 1
 
 
 class SettleDocument(Settings):
-    """A scan left no frame, and lit something else than its reservation: nothing (0), or more."""
+    """A scan left not all its frames, and lit something else than its reservation.
+
+    That is nothing (0), less (a movie cut short) or more; ``frames`` is how many scans it counts for.
+    """
 
     type: Literal["settle"] = "settle"
     uid: str
     reservation: int
     energy_j: float
     dose_j_per_m2: float
+    frames: int = 1
 
 
 class FrameDocument(Settings):
-    """A frame is acknowledged: its pixels are on disk in group ``path``, with this checksum."""
+    """A frame is acknowledged: its pixels are written to group ``path``, with this checksum.
+
+    ``plane`` is its place along ``t`` in the group of a movie; a single image has none.
+    """
 
     type: Literal["frame"] = "frame"
     uid: str
@@ -96,6 +105,7 @@ class FrameDocument(Settings):
     started_s: float
     dtype: str
     blake2b: str
+    plane: int | None = None
 
 
 class DenoisedEntry(Settings):
@@ -116,7 +126,10 @@ class SegmentationEntry(Settings):
 
 
 class CycleDocument(Settings):
-    """One pass of the loop. ``now_s`` is the session's clock when the policy decided."""
+    """One pass of the loop. ``now_s`` is the session's clock when the policy decided.
+
+    ``frame_index`` is the frame that was worked on: of a movie, the last one.
+    """
 
     type: Literal["cycle"] = "cycle"
     uid: str

@@ -33,14 +33,16 @@ class SessionReader:
         First and last document; ``stop`` is ``None`` while the session runs or after a crash.
     cycles
         All finished cycles, in order.
-    frames, frame_of
-        All acknowledged frames by index; the index by the number of the reservation.
+    frames
+        All acknowledged frames by index.
+    frames_of, frame_of
+        By the number of a reservation: the indices of its frames, and the last of them.
     documents
         The whole journal, in order.
     reservations
         What was booked before each scan, in order.
     settled
-        By the number of a reservation that left no frame: what was lit, if not just its worst case.
+        By the number of a reservation that left not all its frames: what was lit, if that is known.
 
     Raises
     ------
@@ -60,7 +62,10 @@ class SessionReader:
         self.frames = {d.index: d for d in documents if isinstance(d, FrameDocument)}
         self.reservations = [d for d in documents if isinstance(d, ReserveDocument)]
         self.settled = {d.reservation: d for d in documents if isinstance(d, SettleDocument)}
-        self.frame_of = {d.reservation: d.index for d in self.frames.values()}
+        self.frames_of: dict[int, list[int]] = {}
+        for document in self.frames.values():
+            self.frames_of.setdefault(document.reservation, []).append(document.index)
+        self.frame_of = {number: indices[-1] for number, indices in self.frames_of.items()}
         last = documents[-1]
         self.stop = last if isinstance(last, StopDocument) else None
 
@@ -71,24 +76,21 @@ class SessionReader:
 
     def unsettled(self) -> list[ReserveDocument]:
         """Return the reservations of which nothing more is known: their light counts in full."""
-        known = self.frame_of.keys() | self.settled.keys()
-        return [booking for booking in self.reservations if booking.number not in known]
+        return [b for b in self.reservations if not self._is_whole(b) and b.number not in self.settled]
 
     def lit(self, booking: ReserveDocument) -> Lit:
-        """Return the light of a scan: as its frame says, as it was settled, or its worst case."""
-        region = booking.settings.scanned_region
-        index = self.frame_of.get(booking.number)
-        if index is not None:
-            return Lit.by(self.frames[index].settings)
+        """Return the light of a scan or movie: as its frames say, as it was settled, or its worst case."""
+        if self._is_whole(booking):
+            return Lit.sum([Lit.by(self.frames[index].settings) for index in self.frames_of[booking.number]])
         known = self.settled.get(booking.number, booking)
-        return Lit(region, known.energy_j, known.dose_j_per_m2)
+        return Lit(booking.settings.scanned_region, known.energy_j, known.dose_j_per_m2, known.frames)
 
     def frame(self, index: int) -> Frame:
         """Return an acknowledged frame, checked against its checksum."""
         document = self._frame_document(index)
-        photons = layers.read_array(self.bundle, document.path)
+        photons = layers.read_array(self.bundle, document.path, document.plane)
         if layers.checksum(photons) != document.blake2b:
-            raise SessionFolderError(f"{self.bundle / document.path}: the pixels do not match their checksum")
+            raise SessionFolderError(f"{self._where(document)}: the pixels do not match their checksum")
         return Frame(photons, document.settings, index, document.started_s)
 
     def denoised(self, cycle: CycleDocument) -> Denoised | None:
@@ -107,6 +109,7 @@ class SessionReader:
         if entry is None:
             return None
         labels = layers.read_array(self.bundle, f"{entry.path}/labels/segmentation").astype(np.int32)
+        labels = labels.reshape(labels.shape[-2:])  # that of a movie has its place in time, too
         maps = layers.read_array(self.bundle, f"{entry.path}_probability")
         if layers.checksum(labels, maps) != entry.blake2b:
             raise SessionFolderError(
@@ -129,6 +132,13 @@ class SessionReader:
             except SessionFolderError as error:
                 found.append(str(error))
         return found
+
+    def _is_whole(self, booking: ReserveDocument) -> bool:
+        return len(self.frames_of.get(booking.number, ())) == booking.frames
+
+    def _where(self, document: FrameDocument) -> str:
+        where = str(self.bundle / document.path)
+        return where if document.plane is None else f"{where}, plane {document.plane}"
 
     def _frame_document(self, index: int) -> FrameDocument:
         try:

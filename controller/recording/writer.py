@@ -13,7 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,12 @@ def _why(error: BaseException) -> str:
     return printable(text or type(error).__name__)
 
 
+def _movie(newest: FrameDocument) -> layers.Movie | None:
+    if newest.plane is None:
+        return None
+    return layers.Movie(newest.plane + 1, newest.settings.shape_yx, newest.dtype)
+
+
 class SessionWriter:
     """Records one session in ``folder``.
 
@@ -117,7 +123,8 @@ class SessionWriter:
         self._frames_on_the_way = 0
         self._failure: BaseException | None = None
         self._reservations = self._earlier = 0
-        self._frame_paths: list[str] = []
+        self._frames: dict[int, tuple[str, int | None]] = {}  # by index: the group, and the plane in it
+        self._movie: layers.Movie | None = None  # the newest frame belongs to it
         self._thread = threading.Thread(target=self._write, name="session-writer", daemon=True)
         self._thread.start()
 
@@ -159,11 +166,12 @@ class SessionWriter:
         """Tidy up after the crash and write down that the session goes on."""
         documents = read_journal(self.folder)
         cycles = [document for document in documents if isinstance(document, CycleDocument)]
-        self._frame_paths = [document.path for document in documents if isinstance(document, FrameDocument)]
+        frames = [document for document in documents if isinstance(document, FrameDocument)]
+        self._frames = {document.index: (document.path, document.plane) for document in frames}
         derived = {cycle.denoised.path for cycle in cycles if cycle.denoised}
         for entry in (cycle.segmentation for cycle in cycles if cycle.segmentation):
             derived |= {f"{entry.path}/labels", f"{entry.path}_probability"}
-        layers.tidy_after_crash(self.bundle, set(self._frame_paths), derived)
+        layers.tidy_after_crash(self.bundle, {frame.path: _movie(frame) for frame in frames}, derived)
         self._reservations = sum(isinstance(document, ReserveDocument) for document in documents)
         self._earlier = len(documents)
         self._append(
@@ -192,11 +200,12 @@ class SessionWriter:
                 settings=booking.settings,
                 energy_j=booking.energy_j,
                 dose_j_per_m2=booking.dose_j_per_m2,
+                frames=booking.frames,
             )
         )
 
     def settle(self, lit: Lit) -> None:
-        """Write down what the newest reservation lit, though it left no frame."""
+        """Write down what the newest reservation lit, though it left not all its frames."""
         number = self._reservations - 1
         self._append(
             SettleDocument(
@@ -204,15 +213,19 @@ class SessionWriter:
                 reservation=number,
                 energy_j=lit.energy_j,
                 dose_j_per_m2=lit.dose_j_per_m2,
+                frames=lit.frames,
             )
         )
 
-    def append_frame(self, frame: Frame, cycle: int) -> None:
-        """Hand a frame over at once after its scan, before anything is computed from it."""
+    def append_frame(self, frame: Frame, cycle: int, plane: int | None = None) -> None:
+        """Hand a frame over at once after its scan, before anything is computed from it.
+
+        ``plane`` is its number within a movie, 0 for the first: the frames of a movie share a group.
+        """
         with self._on_the_way:
             self._frames_on_the_way += 1
         reservation = self._reservations - 1
-        self._put(lambda: self._write_frame(frame, reservation, cycle))
+        self._put(lambda: self._write_frame(frame, reservation, cycle, plane))
 
     def append(self, cycle: Cycle, now_s: float) -> None:
         """Hand over a finished cycle."""
@@ -225,7 +238,7 @@ class SessionWriter:
         self._jobs.put(None)
         self._thread.join()
         try:
-            layers.list_images(self.bundle, self._frame_paths)
+            self._list_images()
         except Exception as error:  # noqa: BLE001  # told by the stop document that follows
             self._failure = self._failure or error
         if self._failure is not None:
@@ -259,7 +272,7 @@ class SessionWriter:
     @property
     def frames(self) -> int:
         """Return how many frames are safe on disk."""
-        return len(self._frame_paths)
+        return len(self._frames)
 
     def abandon(self) -> None:
         """Let go of the folder without a stop document, after a start that failed."""
@@ -301,14 +314,8 @@ class SessionWriter:
                     self._failure = error
                     self._on_the_way.notify_all()
 
-    def _write_frame(self, frame: Frame, reservation: int, cycle: int) -> None:
-        path = f"{frame.index:06d}"
-        attributes = {
-            "index": frame.index,
-            "started_s": frame.started_s,
-            "settings": frame.settings.model_dump(mode="json"),
-        }
-        layers.write_image(self.bundle, path, frame.photons, frame.settings, attributes=attributes)
+    def _write_frame(self, frame: Frame, reservation: int, cycle: int, plane: int | None) -> None:
+        path = self._write_pixels(frame, plane)
         document = FrameDocument(
             uid=self._uid(f"frame/{frame.index}"),
             index=frame.index,
@@ -319,17 +326,53 @@ class SessionWriter:
             started_s=frame.started_s,
             dtype=str(frame.photons.dtype),
             blake2b=layers.checksum(frame.photons),
+            plane=plane,
         )
         self._append(document)
-        self._frame_paths.append(path)
+        self._frames[frame.index] = path, plane
         with self._on_the_way:
             self._frames_on_the_way -= 1
             self._on_the_way.notify_all()
         if self._acknowledged is not None:
             with suppress(Exception):  # a display in trouble does not spoil a record
                 self._acknowledged(frame.index)
-        if len(self._frame_paths) % _LIST_EVERY == 0:
-            layers.list_images(self.bundle, self._frame_paths)
+        if len(self._frames) % _LIST_EVERY == 0:
+            self._list_images()
+
+    def _write_pixels(self, frame: Frame, plane: int | None) -> str:
+        """Write the pixels of a frame and return the group they are in."""
+        attributes = {
+            "index": frame.index,
+            "started_s": frame.started_s,
+            "settings": frame.settings.model_dump(mode="json"),
+        }
+        if plane is None:
+            path = f"{frame.index:06d}"
+            self._movie = None
+            written = layers.write_image(
+                self.bundle, path, frame.photons, frame.settings, attributes=attributes
+            )
+        else:
+            path = self._group_of_plane(frame, plane)
+            written = layers.write_plane(
+                self.bundle, path, plane, frame.photons, frame.settings, attributes=attributes
+            )
+        layers.sync(written)
+        return path
+
+    def _group_of_plane(self, frame: Frame, plane: int) -> str:
+        movie = layers.Movie(plane + 1, frame.settings.shape_yx, frame.photons.dtype.name)
+        before = replace(movie, planes=plane)
+        if plane > 0 and self._movie != before:
+            raise RecordingError(
+                f"the frames of a movie must be alike and in order: frame {frame.index} needs {before} "
+                f"before it, there is {self._movie}"
+            )
+        self._movie = movie
+        return f"{frame.index:06d}" if plane == 0 else self._frames[frame.index - 1][0]
+
+    def _list_images(self) -> None:
+        layers.sync(layers.list_images(self.bundle, list(dict.fromkeys(p for p, _ in self._frames.values()))))
 
     def _write_cycle(self, cycle: Cycle, now_s: float) -> None:
         denoised, segmentation = self._write_denoised(cycle), self._write_segmentation(cycle)
@@ -366,16 +409,18 @@ class SessionWriter:
         frame, denoised = cycle.frame, cycle.denoised
         if frame is None or denoised is None:
             return None
-        path = f"{frame.index:06d}_denoised"
+        source, _ = self._frames[frame.index]
+        path = f"{source}_denoised"
         image = np.stack([denoised.mean, denoised.std])
-        layers.write_image(
+        written = layers.write_image(
             self.bundle,
             path,
             image,
             frame.settings,
             channels=("mean", "std"),
-            attributes={"derived_from": f"{frame.index:06d}", "level": denoised.level},
+            attributes={"derived_from": source, "level": denoised.level},
         )
+        layers.sync(written)
         return DenoisedEntry(
             path=path, level=denoised.level, latency_s=denoised.latency_s, blake2b=layers.checksum(image)
         )
@@ -384,9 +429,9 @@ class SessionWriter:
         frame, segmentation = cycle.frame, cycle.segmentation
         if frame is None or segmentation is None:
             return None
-        path = f"{frame.index:06d}"
+        path, plane = self._frames[frame.index]
         maps = np.stack([segmentation.probability, segmentation.uncertainty])
-        layers.write_image(
+        written = layers.write_image(
             self.bundle,
             f"{path}_probability",
             maps,
@@ -394,12 +439,10 @@ class SessionWriter:
             channels=("probability", "uncertainty"),
             attributes={"derived_from": path},
         )
-        layers.write_labels(self.bundle, path, segmentation.labels, frame.settings, source="model")
-        return SegmentationEntry(
-            path=path,
-            objects=int(segmentation.labels.max()),
-            blake2b=layers.checksum(segmentation.labels, maps),
-        )
+        labels = segmentation.labels
+        written += layers.write_labels(self.bundle, path, labels, frame.settings, source="model", plane=plane)
+        layers.sync(written)
+        return SegmentationEntry(path=path, objects=int(labels.max()), blake2b=layers.checksum(labels, maps))
 
     def _uid(self, name: str) -> str:
         return str(uuid.uuid5(uuid.UUID(self.run_id), name))

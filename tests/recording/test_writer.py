@@ -156,9 +156,9 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """A disk that takes no image until the event is set."""
     released, write = threading.Event(), layers.write_image
 
-    def wait(*args: Any, **options: Any) -> None:
+    def wait(*args: Any, **options: Any) -> list[Path]:
         assert released.wait(20)
-        write(*args, **options)
+        return write(*args, **options)
 
     monkeypatch.setattr(layers, "write_image", wait)
     yield released
@@ -196,10 +196,10 @@ def test_a_disk_that_fills_ends_the_recording_within_one_frame_and_truthfully(
 ) -> None:
     write = layers.write_image
 
-    def full(bundle: Path, path: str, *args: Any, **options: Any) -> None:
+    def full(bundle: Path, path: str, *args: Any, **options: Any) -> list[Path]:
         if path == "000002":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(bundle, path, *args, **options)
+        return write(bundle, path, *args, **options)
 
     monkeypatch.setattr(layers, "write_image", full)
     writer = SessionWriter.create(claim_folder(tmp_path), START)
