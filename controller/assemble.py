@@ -41,7 +41,7 @@ from controller.core.protocols import (
 )
 from controller.labels.store import LabelStore
 from controller.microscopes.replay import RecordedSession
-from controller.plugins import Role, ServerMaker, find
+from controller.plugins import Role, Server, ServerMaker, find
 from controller.recording.documents import StartDocument
 from controller.recording.reader import SessionReader
 from controller.recording.writer import SessionWriter, claim_folder
@@ -55,10 +55,11 @@ _NAMED_VERSIONS = ("stedfast", "numpy", "scipy", "scikit-image", "zarr", "pydant
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Who is told what happens: each finished cycle, each frame that is safe on disk."""
+    """Who is told what happens: each finished cycle, each frame that is safe on disk, a server at work."""
 
     cycle: Callable[[Cycle], None] | None = None
     acknowledged: Callable[[int], None] | None = None
+    ready: Callable[[Server], None] | None = None
 
 
 def new_session(experiment: Experiment, folder: Path, *, hooks: Hooks | None = None) -> Session:
@@ -75,7 +76,7 @@ def new_serving(
     *,
     port: int,
     data_folder: Path | None = None,
-    hooks: Hooks | None = None,
+    hooks: Hooks = Hooks(),
 ) -> Serving:
     """Open a session folder, connect to the microscope and take the port that clients connect to.
 
@@ -109,7 +110,7 @@ def new_serving(
         undo.callback(serving.abandon)
         start["microscope"] = _plain(asdict(microscope.capabilities()))
         writer = SessionWriter.create(journal, start, **_writer_hooks(folder, hooks))
-        serving.record_in(writer, hooks.cycle if hooks else None)
+        serving.record_in(writer, watch=hooks.cycle, ready=hooks.ready)
         undo.pop_all()
     return serving
 
@@ -120,13 +121,13 @@ def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
     parts: Parts | None = None
     try:
         reader = SessionReader(folder)
+        _refuse_served(reader, "resumed: its clients are gone; serve a new one with 'stedfast serve'")
         if reader.status == "completed":
             raise SessionFolderError(f"{folder}: this session is complete; run a new one instead")
         if reader.start.replay_of is not None:
             raise SessionFolderError(
                 f"{folder}: this is a replay, which spends no light; replay it again instead"
             )
-        _refuse_served(reader, "resumed: its clients are gone; serve a new one with 'stedfast serve'")
         builder = _Builder.recorded(reader.start, folder)
         _refuse_other_limits(reader.start, builder.hardware)
         builder.clock = SimulatedClock() if builder.simulated_clock else SystemClock(last_time_s(reader))
@@ -356,7 +357,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def _refuse_served(reader: SessionReader, what: str) -> None:
-    if reader.start.experiment["policy"]["name"] == SERVED_POLICY:
+    if reader.start.experiment.get("policy", {}).get("name") == SERVED_POLICY:
         raise SessionFolderError(f"{reader.folder}: a served session cannot be {what}")
 
 

@@ -13,6 +13,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -159,9 +160,8 @@ def serve(  # noqa: PLR0913, PLR0917  # one parameter for each option of the com
         make_server = find_server("micromanager")
 
         def make(hooks: Hooks) -> Serving:
-            serving = new_serving(experiment, folder, make_server, port=port, data_folder=data, hooks=hooks)
-            _tell_serving(serving.server, folder, data, as_json)
-            return serving
+            hooks = replace(hooks, ready=lambda server: _tell_serving(server, folder, data, as_json))
+            return new_serving(experiment, folder, make_server, port=port, data_folder=data, hooks=hooks)
 
         energy_j = _energy_asked_j(experiment)
         _drive(make, folder, energy_j, report, as_json, can_go_on=False)

@@ -54,7 +54,6 @@ class Serving:
     """
 
     _writer: SessionWriter
-    _watch: Callable[[Cycle], None] | None = None
 
     def __init__(
         self,
@@ -75,9 +74,18 @@ class Serving:
         self.is_ending = False
         self.server = offer(self.take)
 
-    def record_in(self, writer: SessionWriter, watch: Callable[[Cycle], None] | None = None) -> None:
-        """Record with ``writer``, which must be said before :meth:`run`, and tell ``watch`` of each cycle."""
-        self._writer, self._watch = writer, watch
+    def record_in(
+        self,
+        writer: SessionWriter,
+        *,
+        watch: Callable[[Cycle], None] | None = None,
+        ready: Callable[[Server], None] | None = None,
+    ) -> None:
+        """Say how it is recorded, which must be done before :meth:`run`.
+
+        ``watch`` is told of each finished cycle, ``ready`` once when clients may come.
+        """
+        self._writer, self._watch, self._ready = writer, watch, ready
         self._microscope.before_light = self._book
         self._microscope.taken = self._keep
         self._microscope.settled = writer.settle
@@ -128,6 +136,9 @@ class Serving:
         status: Status = "completed"
         thread.start()
         try:
+            if self._ready is not None:
+                with suppress(Exception, SystemExit):  # whoever wanted to know may have gone
+                    self._ready(self.server)
             # Signals are handled on this thread, which waits: none comes in the middle of a frame.
             while self._stop_reason is None and thread.is_alive():
                 thread.join(_PATIENCE_S)

@@ -398,11 +398,18 @@ def dies_in_acquisition() -> None:
         running.acquire([{"axes": {"time": index}} for index in range(10_000)])
 
 
+def long_acquisition() -> None:
+    core()
+    with acquisition() as running:
+        running.acquire([{"axes": {"time": index}} for index in range(10_000)])
+
+
 SCENARIOS: dict[str, Callable[..., object]] = {
     scenario.__name__: scenario
     for scenario in (
         devices, refusals, snap, shutter, sequence, hooks, adaptive, errors, disk,
         dies_in_sequence, dies_in_snap, dies_in_hook, dies_in_acquisition,
+        long_acquisition,
     )
 }  # fmt: skip
 
