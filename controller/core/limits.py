@@ -47,6 +47,8 @@ class SafetyLimits(Settings):
     frame_max_s: Annotated[float, Field(gt=0, le=MAX_WAIT_S)]
     overrun_max_s: Annotated[float, Field(gt=0, le=MAX_WAIT_S)] = 10.0
     stage_box: Region
+    focus_min_m: float | None = None
+    focus_max_m: float | None = None
     count_rate_max_hz: Positive | None = None
     pixel_dose_max_j_per_m2: Positive
     session_energy_max_j: Positive
@@ -63,6 +65,8 @@ class SafetyLimits(Settings):
             ("dwell_max_s", self.dwell_max_s, 1.0, "s", "microseconds are e-6"),
             ("pixel_size_max_m", self.pixel_size_max_m, 1e-3, "m", "nanometres are e-9"),
             ("stage_box.size_yx_m", max(height, width), 0.5, "m", "micrometres are e-6"),
+            ("focus_min_m", abs(self.focus_min_m or 0.0), 0.1, "m", "micrometres are e-6"),
+            ("focus_max_m", abs(self.focus_max_m or 0.0), 0.1, "m", "micrometres are e-6"),
         ):
             if not value <= most:
                 raise ValueError(
@@ -72,9 +76,12 @@ class SafetyLimits(Settings):
 
     @model_validator(mode="after")
     def _ranges_are_not_empty(self) -> Self:
+        if (self.focus_min_m is None) != (self.focus_max_m is None):
+            raise ValueError("focus_min_m and focus_max_m go together; without them the focus never moves")
         for name, low, high in (
             ("dwell", self.dwell_min_s, self.dwell_max_s),
             ("pixel_size", self.pixel_size_min_m, self.pixel_size_max_m),
+            ("focus", self.focus_min_m or 0.0, self.focus_max_m or 0.0),
         ):
             if not low <= high:
                 raise ValueError(f"{name}: the smallest allowed value {low:g} is above the largest {high:g}")
@@ -131,4 +138,17 @@ class SafetyLimits(Settings):
                 f"is not inside the stage box centre {box.center_yx_m} m, size {box.size_yx_m} m "
                 f"(stage_box in {source})"
             )
-        return found
+        return found + self._focus_violations(settings.focus_m, source)
+
+    def _focus_violations(self, focus_m: float | None, source: str) -> list[str]:
+        if focus_m is None:
+            return []
+        low, high = self.focus_min_m, self.focus_max_m
+        if low is None or high is None:
+            unset = f"focus_min_m, focus_max_m are not set in {source}"
+            return [f"focus_m={focus_m:g} m is asked, and the focus may not be moved ({unset})"]
+        if low <= focus_m <= high:
+            return []
+        return [
+            f"focus_m={focus_m:g} m is outside {low:g}..{high:g} m (focus_min_m, focus_max_m in {source})"
+        ]

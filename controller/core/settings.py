@@ -66,6 +66,7 @@ class ScanSettings(Settings):
 
     ``excitation_w`` and ``sted_w`` are mean powers at the sample in watts, ``dwell_s`` is the time
     the beam rests on a pixel in one pass, and each line is scanned ``line_averages`` times.
+    ``focus_m`` is where the focus goes; ``None`` leaves it where it is.
     """
 
     modality: Modality
@@ -75,6 +76,7 @@ class ScanSettings(Settings):
     excitation_w: NonNegative
     sted_w: NonNegative = 0.0
     line_averages: Annotated[int, Field(ge=1, le=100_000)] = 1
+    focus_m: float | None = None
 
     @model_validator(mode="after")
     def _is_one_scan(self) -> Self:

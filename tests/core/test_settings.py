@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from controller.core.settings import MAX_PIXELS, Region
@@ -105,3 +108,32 @@ def test_a_dose_map_too_fine_to_keep_is_refused() -> None:
     assert LIMITS.replace(dose_cell_m=1e-7).dose_cell_m == 1e-7
     with pytest.raises(ValidationError, match="dose_cell_m=1e-09 m is too fine"):
         LIMITS.replace(dose_cell_m=1e-9)
+
+
+def test_a_scan_recorded_before_there_was_a_focus_still_loads() -> None:
+    recorded = CONFOCAL.model_dump(mode="json")
+    del recorded["focus_m"]
+    assert CONFOCAL.model_validate_json(json.dumps(recorded)) == CONFOCAL
+
+
+@given(st.floats(-1e-2, 1e-2))
+def test_the_focus_moves_only_inside_limits_that_someone_has_set(focus_m: float) -> None:
+    scan = CONFOCAL.replace(focus_m=focus_m)
+    assert "the focus may not be moved" in LIMITS.violations(scan, "here")[0]
+    found = LIMITS.replace(focus_min_m=-1e-4, focus_max_m=2e-4).violations(scan, "here")
+    assert bool(found) == (not -1e-4 <= focus_m <= 2e-4), found
+    assert not LIMITS.replace(focus_min_m=-1e-4, focus_max_m=2e-4).violations(CONFOCAL, "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"focus_min_m": 0.0}, "go together"),
+        ({"focus_min_m": 1e-3, "focus_max_m": -1e-3}, "focus: the smallest allowed"),
+        ({"focus_min_m": -50.0, "focus_max_m": 50.0}, "micrometres are e-6"),
+        ({"focus_min_m": math.nan, "focus_max_m": 0.0}, "finite number"),
+    ],
+)
+def test_limits_of_the_focus_that_mislead_are_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        LIMITS.replace(**change)
