@@ -55,7 +55,8 @@ def timeline(reader: SessionReader) -> list[Step]:
         steps.append(Step(cycle, before, own, after))
 
     def lose() -> None:
-        lost.update(b.number for b in opened if b.number not in reader.frame_of)
+        # A movie that was cut off is lost, too: its frames stay in the record, and it is taken again.
+        lost.update(b.number for b in opened if not reader.is_whole(b))
 
     for document in reader.documents:
         if isinstance(document, ReserveDocument):
@@ -101,28 +102,27 @@ class Recovery:
         """Return when the policy decided on the scan that is on disk already."""
         return self._open.own[0].now_s if self._open.own and self._open.own[0].cycle == cycle else None
 
-    def frame(self, decision: Acquire) -> Frame | None:
+    def scanned(self, decision: Acquire) -> tuple[Frame, None] | None:
         """Return the frame that is on disk already, and book its light."""
         if not self._open.own:
             return None
         booking = self._open.own[0]
-        if decision.settings != booking.settings:
-            raise ReplayDivergedError(
-                f"cycle {booking.cycle}: the policy asks {decision.settings!r}, recorded is a scan "
-                f"with {booking.settings!r}"
-            )
+        _require_same(decision, booking)
         self._wait(decision)
-        return self._book_open()
+        frames = self._book_open()
+        for frame in frames[:-1]:
+            self._session.observe_frame(frame)
+        return frames[-1], None
 
     def close(self) -> None:
         """Book the open light, if the session ends before it is used."""
         self._book_open()
 
-    def _book_open(self) -> Frame | None:
+    def _book_open(self) -> list[Frame]:
         step, self._open = self._open, Step(None, [], [], [])
-        frame = self._book(step.own)
+        frames = self._book(step.own)
         self._book(step.after)
-        return frame
+        return frames
 
     def _repeat(self, step: Step) -> None:
         document, session = step.cycle, self._session
@@ -139,16 +139,16 @@ class Recovery:
             )
         if isinstance(document.decision, Acquire) and step.own:
             self._wait(document.decision)
-        frame = self._book(step.own)
+        frames = self._book(step.own)
         self._book(step.after)
-        if frame is not None:
-            session.parts.denoiser.run(lambda denoiser: denoiser.observe(frame))
+        for frame in frames:
+            session.observe_frame(frame)
         session.remember(
             Cycle(
                 index=document.index,
                 decision=document.decision,
                 decided_by=document.decided_by,
-                frame=frame,
+                frame=frames[-1] if document.frame_index is not None else None,
                 denoised=self._reader.denoised(document),
                 segmentation=self._reader.segmentation(document),
                 refused=document.refused,
@@ -162,22 +162,23 @@ class Recovery:
         if isinstance(self._session.parts.clock, SimulatedClock):
             self._session.wait(decision)
 
-    def _book(self, bookings: list[ReserveDocument]) -> Frame | None:
-        """Book scans again, in ledger and simulated sample; return the frame of the last, if any."""
-        frame = None
+    def _book(self, bookings: list[ReserveDocument]) -> list[Frame]:
+        """Book scans again, in ledger and simulated sample; return the frames of the last."""
+        frames: list[Frame] = []
         for booking in bookings:
-            index, lit = self._reader.frame_of.get(booking.number), self._reader.lit(booking)
-            frame = None if index is None else self._reader.frame(index)
-            if lit.energy_j > 0 or frame is not None:
-                self._session.parts.microscope.restore(lit, frame)
-                self._expose(booking)
-        return frame
+            lit = self._reader.lit(booking)
+            frames = [self._reader.frame(index) for index in self._reader.frames_of.get(booking.number, ())]
+            if lit.energy_j > 0 or frames:
+                self._session.parts.microscope.restore(lit, frames)
+                self._expose(booking, lit.frames)
+        return frames
 
-    def _expose(self, booking: ReserveDocument) -> None:
+    def _expose(self, booking: ReserveDocument, times: int) -> None:
         if self._sample is None:
             return
         try:
-            self._sample.expose_again(booking.settings)
+            for _ in range(times):
+                self._sample.expose_again(booking.settings)
         except (InvalidRequestError, EndOfRecordingError):
             return  # the driver refused it then, too, and was cut off before it was written down
 
@@ -190,6 +191,7 @@ class Replay:
     ) -> None:
         self._session, self._reader, self._microscope, self._clock = session, reader, microscope, clock
         self._steps = timeline(reader)
+        self._failed: tuple[ReserveDocument | None, str] | None = None
 
     def begin(self, cycle: int) -> float | None:
         """Set the stage for a recorded cycle; end after the last one."""
@@ -199,27 +201,48 @@ class Replay:
         assert document is not None  # noqa: S101  # only the last step is without
         for booking in [*(self._steps[cycle - 1].after if cycle else []), *step.before]:
             if self._reader.lit(booking).energy_j > 0:
-                self._session.parts.microscope.restore(self._reader.lit(booking), None)
+                frames = [self._reader.frame(i) for i in self._reader.frames_of.get(booking.number, ())]
+                self._session.parts.microscope.restore(self._reader.lit(booking), frames)
         stage = self._session.parts.policy
         if document.decided_by != stage.name:
             stage.switch_to_fallback()
         self._clock.show(document.now_s)
         own = step.own[-1] if step.own else None
-        index = None if own is None else self._reader.frame_of.get(own.number)
+        indices = self._reader.frames_of.get(own.number, ()) if own else ()
+        self._failed = None if document.failure is None else (own, document.failure)
         self._microscope.expect(
             own.settings if own else None,
-            frame=None if index is None else self._reader.frame(index),
+            frames=[self._reader.frame(index) for index in indices],
             refused=document.refused,
-            failure=document.failure,
         )
         return document.now_s
 
-    def frame(self, decision: Acquire) -> Frame | None:  # noqa: ARG002
-        """Return None: frames come through the guard, from the recorded microscope."""
-        return None
+    def scanned(self, decision: Acquire) -> tuple[None, str] | None:
+        """Return a recorded failure, with its light booked as it was.
+
+        Frames come through the guard, from the recorded microscope.
+        """
+        if self._failed is None:
+            return None
+        booking, failure = self._failed
+        if booking is not None:
+            _require_same(decision, booking)
+            frames = [self._reader.frame(i) for i in self._reader.frames_of.get(booking.number, ())]
+            self._session.parts.microscope.restore(self._reader.lit(booking), frames)
+            for frame in frames:
+                self._session.observe_frame(frame)
+        return None, failure
 
     def close(self) -> None:
         """Do nothing: no light was spent."""
+
+
+def _require_same(decision: Acquire, booking: ReserveDocument) -> None:
+    if (decision.settings, decision.frames) != (booking.settings, booking.frames):
+        raise ReplayDivergedError(
+            f"cycle {booking.cycle}: the policy asks {decision.frames} x {decision.settings!r}, recorded "
+            f"is {booking.frames} x {booking.settings!r}"
+        )
 
 
 class RecordedClock:

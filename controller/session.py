@@ -125,7 +125,7 @@ class Session:
             decision, decided_by, faults = self._decide(observation)
         cycle = Cycle(self._cycles, decision, decided_by, timings_s=timings)
         if isinstance(decision, Acquire):
-            frame, refused, failure = self._acquire(decision, timings)
+            frame, refused, failure = self._acquire(decision, timings, faults)
             cycle = replace(cycle, frame=frame, refused=refused, failure=failure)
             faults += [failure] if failure else []
             if frame is not None:
@@ -199,11 +199,12 @@ class Session:
         return decision, stage.name, faults
 
     def _acquire(
-        self, decision: Acquire, timings: dict[str, float]
+        self, decision: Acquire, timings: dict[str, float], faults: list[str]
     ) -> tuple[Frame | None, str | None, str | None]:
         """Return the frame, or why there is none: a refusal, or a failure that may be survived."""
-        if self.script is not None and (frame := self.script.frame(decision)) is not None:
-            return frame, None, None
+        if self.script is not None and (known := self.script.scanned(decision)) is not None:
+            frame, failure = known
+            return frame, None, failure
         end_s = self.parts.budget.duration_s
         if decision.start_s is not None and decision.start_s > end_s:
             return (
@@ -215,17 +216,44 @@ class Session:
             self.wait(decision)
         try:
             with _timed(timings, "acquire"):
-                frame = self.parts.microscope.acquire(decision.settings)
+                frame = self._scan(decision, faults)
         except (LimitExceededError, InvalidRequestError) as refusal:
             return None, str(refusal), None
         except LightFaultError:
             raise
-        except DeviceError as failure:
+        except DeviceError as error:
             if self._failures_in_a_row >= self.parts.failures_in_a_row_max:
                 raise
-            return None, None, str(failure)
-        self.writer.append_frame(frame, self._cycles)
+            return None, None, str(error)
         return frame, None, None
+
+    def _scan(self, decision: Acquire, faults: list[str]) -> Frame:
+        """Return the frame, or the last one of a movie; each goes to the record at once."""
+        microscope, writer = self.parts.microscope, self.writer
+        if decision.frames == 1:
+            frame = microscope.acquire(decision.settings)
+            writer.append_frame(frame, self._cycles)
+            return frame
+        taken: list[Frame] = []
+
+        def take(frame: Frame) -> None:
+            if taken:
+                faults.extend(self.observe_frame(taken.pop()))
+            writer.append_frame(frame, self._cycles, plane=frame.index - first)
+            taken.append(frame)
+
+        first = microscope.frames
+        try:
+            microscope.stream(decision.settings, decision.frames, take)
+        except BaseException:
+            for frame in taken:
+                faults.extend(self.observe_frame(frame))
+            raise
+        return taken[0]
+
+    def observe_frame(self, frame: Frame) -> list[str]:
+        """Show the denoiser a frame that nobody waits for; return what went wrong."""
+        return self.parts.denoiser.run(lambda denoiser: denoiser.observe(frame))[1]
 
     def _refuse_question(self, decision: AskLabel, budget: Budget) -> str | None:
         if budget.questions < 1:

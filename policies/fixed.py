@@ -40,15 +40,19 @@ class FixedPolicy:
         interval_s
             Seconds from the start of one round to the start of the next; a round that takes longer is
             followed at once. 0 is as fast as possible.
+        frames
+            Each scan is a movie of so many frames, without a pause if the microscope can do that.
         """
 
         steps: Annotated[tuple[ScanStep, ...], Field(min_length=1)] = (ScanStep(),)
         repeats: Annotated[int, Field(ge=1)] = 1
         interval_s: NonNegative = 0.0
+        frames: Annotated[int, Field(ge=1, le=100_000)] = 1
 
     def __init__(self, options: Options, scans: Sequence[ScanSettings], reach: Reach) -> None:
         self._reach = reach
         self._scans, self._count = scans, options.repeats * len(scans)
+        self._movie_frames = options.frames
         self._rounds = Rhythm(options.interval_s)
         self._troubles: list[list[str]] = [[] for _ in scans]
         self._inbox = Inbox()
@@ -92,12 +96,20 @@ class FixedPolicy:
             if turn > self._round:
                 self._round, start_s = turn, self._rounds.next_start_s(now_s)
             wait_s = 0.0 if start_s is None else start_s - now_s
-            if short := self._reach.shortage([scan], budget, wait_s=wait_s):
+            if short := self._reach.shortage([scan], budget, wait_s=wait_s, frames=self._movie_frames):
                 return Stop(reason=f"the plan ends early: {short}", evidence=evidence)
             reason = f"scan {self._position} of {self._count}, step {step + 1}: {MODALITIES[scan.modality]}"
+            if self._movie_frames > 1:
+                reason += f", {self._movie_frames} frames"
             if start_s is not None:
                 reason += f", due at {start_s:.1f} s"
-            return Acquire(reason=reason, evidence=evidence, settings=scan, start_s=start_s)
+            return Acquire(
+                reason=reason,
+                evidence=evidence,
+                settings=scan,
+                start_s=start_s,
+                frames=self._movie_frames,
+            )
         reason = f"the plan is done: {self._frames} of {self._count} scans gave a frame"
         for step, troubles in enumerate(self._troubles):
             if troubles:

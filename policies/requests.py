@@ -98,13 +98,15 @@ class Reach:
         """Return the dose that the guard reserves for a scan, its margin included."""
         return settings.dose_j_per_m2 * self.limits.dose_margin
 
-    def shortage(self, scans: Sequence[ScanSettings], budget: Budget, *, wait_s: float = 0.0) -> str | None:
+    def shortage(
+        self, scans: Sequence[ScanSettings], budget: Budget, *, wait_s: float = 0.0, frames: int = 1
+    ) -> str | None:
         """Return what is short, as half a sentence, if ``scans`` at their worst do not fit the budget.
 
-        ``wait_s`` is the time in the dark before the first of them.
+        ``wait_s`` is the time in the dark before the first of them; each is a movie of ``frames``.
         """
-        energy_j = sum(scan.energy_j for scan in scans) * self.limits.dose_margin
-        duration_s = wait_s + sum(scan.duration_s for scan in scans)
+        energy_j = frames * sum(scan.energy_j for scan in scans) * self.limits.dose_margin
+        duration_s = wait_s + frames * sum(scan.duration_s for scan in scans)
         for what, need, left, unit in (
             ("energy", energy_j, budget.energy_j, " J"),
             ("time", duration_s, budget.duration_s, " s"),
@@ -170,14 +172,15 @@ class Inbox:
         asked = self._asked
         if asked is None or observation.failure is None or self._repeats >= REPEATS_MAX:
             return None
-        scan, given = asked.settings, [*self.given, asked.settings]
+        scan, given = asked.settings, [*self.given, *asked.frames * [asked.settings]]
         dose_left = reach.dose_left_j_per_m2(scan.region, given)
-        if reach.shortage([scan], observation.budget) or not reach.worst_dose_j_per_m2(scan) <= dose_left:
+        dose = asked.frames * reach.worst_dose_j_per_m2(scan)
+        if reach.shortage([scan], observation.budget, frames=asked.frames) or not dose <= dose_left:
             return None
         self._note(observation)
         self.given, self._repeats = given, self._repeats + 1
         reason = f"try {self._repeats + 1} of {REPEATS_MAX + 1} after a failure: {asked.reason}"
-        return Acquire(reason=reason, settings=scan)
+        return Acquire(reason=reason, settings=scan, frames=asked.frames)
 
     def take(self, observation: Observation) -> Frame | None:
         """Return the frame that answers the last request, or None if none came."""
@@ -185,7 +188,7 @@ class Inbox:
         if asked is None:
             return None
         if observation.refused is None:
-            self.given.append(asked.settings)
+            self.given += asked.frames * [asked.settings]
         if observation.refused is not None or observation.failure is not None:
             self._note(observation)
             return None

@@ -36,10 +36,15 @@ class _Reasoned(Settings):
 
 
 class Acquire(_Reasoned):
-    """Take one frame with these settings, not before ``start_s`` on the session's clock."""
+    """Take one frame with these settings, not before ``start_s`` on the session's clock.
+
+    With ``frames`` above 1 it is a movie: so many frames without a pause, if the microscope can do
+    that. The whole movie is booked before its light; the next decision sees its last frame.
+    """
 
     settings: ScanSettings
     start_s: Annotated[float, Field(ge=0)] | None = None
+    frames: Annotated[int, Field(ge=1, le=100_000)] = 1
 
 
 class AskLabel(_Reasoned):

@@ -107,8 +107,8 @@ class Reservation:
 
     def lit(self, times: float = 1.0) -> Lit:
         """Return the light of the worst case, or of so many ``times`` its duration."""
-        region, frames = self.settings.scanned_region, max(1, round(min(times, 1.0) * self.frames))
-        return Lit(region, times * self.energy_j, times * self.dose_j_per_m2, frames)
+        region = self.settings.scanned_region
+        return Lit(region, times * self.energy_j, times * self.dose_j_per_m2, self.frames)
 
 
 class DoseLedger:

@@ -61,7 +61,7 @@ class Job(Generic[T]):
         self._items: queue.SimpleQueue[tuple[T | None, BaseException | None, bool]] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._ended = threading.Event()
-        self.count = 0
+        self.begun = 0  # items begun, finished or not
         self.is_resting = False  # waiting for somebody to want the next item
 
     def items(self, timeout_s: float) -> Iterator[T]:
@@ -101,10 +101,10 @@ class Job(Generic[T]):
         try:
             items = iter(self._source())
             while self._may_go_on():
+                self.begun += 1
                 item = next(items, _END)
                 if item is _END:
                     break
-                self.count += 1
                 self._items.put((item, None, False))  # type: ignore[arg-type]  # not the end mark
         except BaseException as raised:  # noqa: BLE001  # raised again where the items are taken
             error = raised

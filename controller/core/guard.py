@@ -11,7 +11,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -227,7 +227,7 @@ class GuardedMicroscope:
         try:
             self._put_out(job)
         finally:
-            lit = self._lit_by_failure(error, job.count, booking, delivered, started_s, was_dark=was_dark)
+            lit = self._lit_by_failure(error, job.begun, booking, delivered, started_s, was_dark=was_dark)
             if lit.energy_j == 0:
                 self.ledger.cancel(booking)
             else:
@@ -263,6 +263,7 @@ class GuardedMicroscope:
     ) -> Lit:
         """Return the most that a scan that failed may have lit."""
         known = Lit.sum(delivered) if delivered else booking.lit(times=0.0)
+        scans = max(1, min(scans, booking.frames))
         if isinstance(error, _BEFORE_LIGHT) and was_dark:
             return known
         elapsed = self._elapsed_s(started_s) / booking.duration_s
@@ -271,8 +272,8 @@ class GuardedMicroscope:
             times = max(1.0, elapsed)
         else:
             # Of a movie that ended early, the frame that was never finished counts.
-            times = min(1.0, max((scans + 1) / booking.frames, elapsed))
-        lit = booking.lit(times)
+            times = min(1.0, max(scans / booking.frames, elapsed))
+        lit = replace(booking.lit(times), frames=scans)
         return lit if lit.energy_j >= known.energy_j else known
 
     def _elapsed_s(self, started_s: float) -> float:
@@ -325,10 +326,10 @@ class GuardedMicroscope:
     def _release(self) -> None:
         within(self.limits.overrun_max_s, self._microscope.close, "close()")
 
-    def restore(self, lit: Lit, frame: Frame | None) -> None:
-        """Book a scan of an earlier part of this session, with the frame that was recorded, if any."""
+    def restore(self, lit: Lit, frames: Sequence[Frame]) -> None:
+        """Book a scan of an earlier part of this session, with the frames that were recorded of it."""
         self.ledger.restore(lit)
-        if frame is not None:
+        for frame in frames:
             self._remember(frame)
 
     def _overdue(self, allowed_s: float) -> LightFaultError:

@@ -141,8 +141,11 @@ class Script(Protocol):
     def begin(self, cycle: int) -> float | None:
         """Return when the policy decided in that cycle, if that is recorded."""
 
-    def frame(self, decision: Acquire) -> Frame | None:
-        """Return the frame that is recorded already for this decision, if there is one."""
+    def scanned(self, decision: Acquire) -> tuple[Frame | None, str | None] | None:
+        """Return what is recorded already of the scan of this decision: its last frame, or its failure.
+
+        ``None`` if the scan is still to be made.
+        """
 
     def close(self) -> None:
         """Book the light that was recorded and that no cycle has used."""

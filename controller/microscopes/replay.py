@@ -6,6 +6,7 @@ rehearsed on real data before it meets a real sample.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from controller.core.clock import SimulatedClock
 from controller.core.errors import (
     ConfigurationError,
-    DeviceError,
     EndOfRecordingError,
     InvalidRequestError,
     ReplayDivergedError,
@@ -152,30 +152,29 @@ class RecordedSession(_NoLight):
         self,
         settings: ScanSettings | None,
         *,
-        frame: Frame | None = None,
+        frames: Sequence[Frame] = (),
         refused: str | None = None,
-        failure: str | None = None,
     ) -> None:
         """Say what the next scan was, if there was one, and what came of it."""
-        self._settings, self._frame, self._refused, self._failure = settings, frame, refused, failure
+        self._settings, self._frames, self._refused = settings, list(frames), refused
 
     def acquire(self, settings: ScanSettings) -> Frame:
-        """Return the recorded frame, or fail as the recorded microscope failed.
+        """Return the recorded frame, or refuse as the recorded microscope refused.
 
         Raises
         ------
         ReplayDivergedError
             If something else is asked than what was recorded.
-        InvalidRequestError, DeviceError
-            If the recorded microscope refused or failed.
+        InvalidRequestError
+            If the recorded microscope refused.
         """
         if settings != self._settings:
             raise ReplayDivergedError(f"asked was {settings!r}, recorded is {self._settings!r}")
-        if self._frame is not None:
-            return self._frame
+        if self._frames:
+            return self._frames.pop(0)
         if self._refused is not None:
             raise InvalidRequestError(self._refused)
-        raise DeviceError(self._failure or "the recorded microscope failed")
+        raise ReplayDivergedError("no frame is recorded of this scan")
 
 
 def read_movie(path: Path) -> NDArray[Any]:

@@ -695,8 +695,8 @@ def test_a_movie_ends_when_whoever_takes_its_frames_fails() -> None:
     assert microscope.is_dark()
     # A simulation goes in step: no frame is begun before the last one was taken.
     assert microscope.scans == 3
-    assert settled[0].energy_j == pytest.approx(4 * CONFOCAL.energy_j)
-    assert guard.dose.energy_j == pytest.approx(4 * CONFOCAL.energy_j)
+    assert settled[0].energy_j == pytest.approx(3 * CONFOCAL.energy_j)
+    assert guard.dose.energy_j == pytest.approx(3 * CONFOCAL.energy_j)
 
 
 class _Streaming(FakeMicroscope):

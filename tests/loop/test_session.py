@@ -127,6 +127,51 @@ def run(folder: Path, policy: Policy, **options: Any) -> tuple[Outcome, SessionR
     return outcome, SessionReader(folder)
 
 
+class Watching(Plain):
+    """Remembers what it was shown and asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[str] = []
+
+    def observe(self, frame: Frame) -> None:
+        self.told.append(f"observe {frame.index}")
+
+    def step(self, frame: Frame, denoised: Denoised | None = None) -> Any:
+        self.told.append(f"step {frame.index}")
+        return super().step(frame, denoised)
+
+
+def test_a_movie_is_one_cycle_whose_every_frame_is_recorded_and_seen_by_the_denoiser(tmp_path: Path) -> None:
+    movie = Acquire(settings=CONFOCAL, reason="a transient", frames=4)
+    plan, denoiser = Plan(TAKE, movie, TAKE), Watching()
+    outcome, reader = run(tmp_path, plan, denoiser=denoiser)
+    assert (outcome.status, outcome.frames) == ("completed", 6)
+    assert denoiser.told == ["step 0", "observe 1", "observe 2", "observe 3", "step 4", "step 5"]
+    assert [observed.frame and observed.frame.index for observed in plan.seen] == [None, 0, 4, 5]
+    assert [cycle.frame_index for cycle in reader.cycles] == [0, 4, 5, None]
+    assert [reader.frames[index].plane for index in range(6)] == [None, 0, 1, 2, 3, None]
+    assert reader.reservations[1].frames == 4
+    assert reader.lit(reader.reservations[1]).energy_j == pytest.approx(4 * CONFOCAL.energy_j)
+    assert plan.seen[2].dose.energy_j == pytest.approx(5 * CONFOCAL.energy_j)
+    assert reader.problems() == []
+
+
+def test_a_movie_that_fails_leaves_its_frames_and_the_session_goes_on(tmp_path: Path) -> None:
+    movie = Acquire(settings=CONFOCAL, reason="a transient", frames=4)
+    plan, denoiser = Plan(movie, movie), Watching()
+    microscope = FakeMicroscope(options=FakeMicroscope.Options(fail_at=2))
+    outcome, reader = run(tmp_path, plan, denoiser=denoiser, microscope=microscope)
+    assert (outcome.status, outcome.frames, outcome.faults) == ("completed", 6, 1)
+    assert plan.seen[1].frame is None
+    assert "scan 2 fails" in str(plan.seen[1].failure)
+    assert denoiser.told == [*(f"observe {index}" for index in range(5)), "step 5"]
+    assert [frame.reservation for frame in reader.frames.values()] == [0, 0, 1, 1, 1, 1]
+    assert reader.stop is not None
+    # The light was on when it failed: all of the first movie counts.
+    assert reader.stop.dose.energy_j == pytest.approx(8 * CONFOCAL.energy_j)
+
+
 def test_a_session_records_everything_it_did_and_why(tmp_path: Path) -> None:
     policy = Plan(TAKE, ASK, TAKE)
     outcome, reader = run(tmp_path, policy)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from controller.core.decision import Acquire, Budget, Dose, Observation, Stop
+from controller.core.decision import Acquire, Budget, Decision, Dose, Observation, Stop
 from controller.core.frame import Frame
 from controller.testing import resources
 from policies.fixed import FixedPolicy
@@ -69,3 +69,18 @@ def test_a_step_at_which_the_microscope_fails_is_tried_again_and_then_passed_ove
     last = decisions[-1]
     assert isinstance(last, Stop)
     assert "step 2 failed: the shutter is stuck" in last.reason
+
+
+def test_a_movie_is_asked_for_as_one_and_fits_the_budget_as_a_whole() -> None:
+    def decide(energy_j: float) -> Decision:
+        policy = FixedPolicy.from_options(FixedPolicy.Options(frames=50), resources())
+        return policy.decide(Observation(None, None, None, Dose(), Budget(energy_j=energy_j), 0.0))
+
+    movie = decide(np.inf)
+    assert isinstance(movie, Acquire)
+    assert movie.frames == 50
+    needed_j = 50 * movie.settings.energy_j
+    assert decide(1.01 * needed_j) == movie
+    short = decide(0.99 * needed_j)
+    assert isinstance(short, Stop)
+    assert "energy" in short.reason
