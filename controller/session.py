@@ -229,22 +229,17 @@ class Session:
 
     def _scan(self, decision: Acquire, faults: list[str]) -> Frame:
         """Return the frame, or the last one of a movie; each goes to the record at once."""
-        microscope, writer = self.parts.microscope, self.writer
-        if decision.frames == 1:
-            frame = microscope.acquire(decision.settings)
-            writer.append_frame(frame, self._cycles)
-            return frame
-        taken: list[Frame] = []
+        first, taken = self.parts.microscope.frames, list[Frame]()
 
         def take(frame: Frame) -> None:
+            plane = None if decision.frames == 1 else frame.index - first
+            self.writer.append_frame(frame, self._cycles, plane=plane)
             if taken:
                 faults.extend(self.observe_frame(taken.pop()))
-            writer.append_frame(frame, self._cycles, plane=frame.index - first)
             taken.append(frame)
 
-        first = microscope.frames
         try:
-            microscope.stream(decision.settings, decision.frames, take)
+            self.parts.microscope.stream(decision.settings, decision.frames, take)
         except BaseException:
             for frame in taken:
                 faults.extend(self.observe_frame(frame))

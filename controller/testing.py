@@ -11,6 +11,8 @@ pytest runs the whole contract against it::
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -153,6 +155,83 @@ class FakeMicroscope:
     def _go_dark(self) -> None:
         self.light_on = False
         self.commands.append("light off")
+
+
+class FaultyProxy:
+    """Stands before an object and lets one call of one of its methods go wrong.
+
+    Parameters
+    ----------
+    target
+        A microscope, a core of Micro-Manager, or anything else with methods.
+    method, call
+        The ``call``-th call of ``method``, counted from 1 once ``armed``, goes wrong.
+    fault
+        ``raise``, ``interrupt`` (as by Ctrl-C), ``hang`` (until :meth:`let_go`), ``ignore`` (nothing is
+        done), or what is answered instead: ``nan``, ``wrong`` (another value, or an image of other
+        shape), ``short`` (an image without its last line).
+    """
+
+    FAULTS = ("raise", "interrupt", "hang", "ignore", "nan", "wrong", "short")
+
+    def __init__(self, target: Any, method: str, call: int, fault: str) -> None:
+        assert fault in self.FAULTS, fault
+        self.armed = self.has_struck = False
+        self._target, self._method, self._call, self._fault = target, method, call, fault
+        self._count = 0
+        self._gate = threading.Event()
+
+    def let_go(self) -> None:
+        """Let a call that hangs come back, at the end of a test."""
+        self._gate.set()
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self._target, name)
+        if name != self._method or not self.armed:
+            return real
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            self._count += 1
+            if self._count != self._call:
+                return real(*arguments, **options)
+            self.has_struck = True
+            return self._go_wrong(lambda: real(*arguments, **options))
+
+        return call
+
+    def _go_wrong(self, real: Callable[[], Any]) -> Any:
+        match self._fault:
+            case "raise":
+                raise RuntimeError("the device does not answer")
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "hang":
+                assert self._gate.wait(100), "nobody let it go"
+                raise RuntimeError("the device answers too late")
+            case "ignore":
+                return None
+        answer = real()
+        if isinstance(answer, Frame):
+            return replace(answer, photons=_spoilt_image(answer.photons, self._fault))
+        if isinstance(answer, np.ndarray):
+            return _spoilt_image(answer, self._fault)
+        return _spoilt_value(answer, self._fault)
+
+
+def _spoilt_image(image: Any, fault: str) -> Any:
+    if fault == "nan":
+        return np.full(image.shape, np.nan, np.float32)
+    return image[:-1] if fault == "short" else image[:, :-1]
+
+
+def _spoilt_value(value: Any, fault: str) -> Any:
+    if fault == "nan":
+        return "nan" if isinstance(value, str) else float("nan")
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return str(float(value) * 1.5 + 7)
+    return type(value)(one + 7 for one in value) if isinstance(value, list | tuple) else value * 1.5 + 7
 
 
 class MicroscopeContract:
