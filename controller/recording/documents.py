@@ -3,7 +3,8 @@
 The journal is the source of truth. Its order is: one ``start``; then for each scan a ``reserve``
 before the light and a ``frame`` once its pixels are written (or a ``settle`` where frames are missing,
 but is known what was lit), several of them for a movie; a ``cycle`` for each decision and all
-that came of it; a ``resume`` where a session went on after a crash; one ``stop`` at the end.
+that came of it; a ``resume`` where a session went on after a crash; one ``stop`` at the end. A ``lost``
+takes back what a loss of power left without its pixels.
 """
 
 from __future__ import annotations
@@ -55,6 +56,20 @@ class ResumeDocument(Settings):
     created_utc: str
     now_s: float
     versions: dict[str, str]
+
+
+class LostDocument(Settings):
+    """Pixels that the journal names were lost with the power, before they were synced.
+
+    No frame and no cycle between document number ``since`` (0 is the start) and this one counts. The
+    light of their reservations does: of frames that are lost, in full.
+    """
+
+    type: Literal["lost"] = "lost"
+    uid: str
+    created_utc: str
+    since: int
+    reason: str
 
 
 class ReserveDocument(Settings):
@@ -165,6 +180,7 @@ class StopDocument(Settings):
 Document = Annotated[
     StartDocument
     | ResumeDocument
+    | LostDocument
     | ReserveDocument
     | SettleDocument
     | FrameDocument

@@ -1,10 +1,11 @@
-"""The append-only journal of a session: one JSON document a line, on disk before it counts."""
+"""The append-only journal of a session: one JSON document a line, written before it counts."""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -12,7 +13,13 @@ from typing import Self
 from pydantic import ValidationError
 
 from controller.core.errors import RecordingError, SessionFolderError
-from controller.recording.documents import DOCUMENT, Document
+from controller.recording.documents import (
+    DOCUMENT,
+    CycleDocument,
+    Document,
+    FrameDocument,
+    LostDocument,
+)
 
 JOURNAL_NAME = "journal.jsonl"
 _BALLAST_NAME = ".ballast"
@@ -51,7 +58,7 @@ class Journal:
             self._ballast.write_bytes(os.urandom(_BALLAST_BYTES))
 
     def append(self, document: Document) -> None:
-        """Put one document on disk; it is there when this returns."""
+        """Write one document. It survives the death of this process; :meth:`sync`, a loss of power."""
         try:
             line = document.model_dump_json(by_alias=True).encode() + b"\n"
             DOCUMENT.validate_json(line)  # a line that could not be read again would cost all that follow
@@ -64,10 +71,16 @@ class Journal:
             written = os.write(self._file, line)
             if written != len(line):
                 raise OSError(28, "No space left on device")
-            os.fsync(self._file)
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._file, length)  # no torn line before the next document
+            raise RecordingError(f"{self._path} cannot be written: {error.strerror}") from error
+
+    def sync(self) -> None:
+        """Make all lines so far survive a loss of power."""
+        try:
+            os.fsync(self._file)
+        except OSError as error:
             raise RecordingError(f"{self._path} cannot be written: {error.strerror}") from error
 
     def free_ballast(self) -> None:
@@ -118,6 +131,17 @@ def read_journal(folder: Path) -> list[Document]:
             detail = error.errors()[0]
             raise SessionFolderError(f"{path}, line {number}: {detail['msg']} ({detail['loc']})") from error
     return documents
+
+
+def without_lost(documents: Sequence[Document]) -> list[Document]:
+    """Return the documents that count: all but the frames and cycles that were lost with the power."""
+    kept: list[Document | None] = list(documents)
+    for number, document in enumerate(documents):
+        if isinstance(document, LostDocument):
+            for n in range(document.since, number):
+                if isinstance(documents[n], FrameDocument | CycleDocument):
+                    kept[n] = None
+    return [document for document in kept if document is not None]
 
 
 def cut_torn_line(folder: Path) -> None:

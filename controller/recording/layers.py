@@ -47,7 +47,7 @@ def create_bundle(bundle: Path, attributes: Mapping[str, Any]) -> None:
     """Make an empty bundle of images (the ``bioformats2raw.layout`` of NGFF)."""
     (bundle / "OME").mkdir(parents=True)
     layout = {"ome": {"version": _NGFF, "bioformats2raw.layout": 3}, "stedfast": dict(attributes)}
-    sync([_write(bundle / "zarr.json", _group(layout)), *list_images(bundle, []), bundle / "OME"])
+    sync([_write(bundle / "zarr.json", _group(layout)), *list_images(bundle, [])])
 
 
 def list_images(bundle: Path, paths: Sequence[str]) -> list[Path]:
@@ -126,7 +126,10 @@ def read_array(bundle: Path, path: str, plane: int | None = None) -> NDArray[Any
         If it is absent or unreadable.
     """
     try:
-        array = zarr.open_array(store=bundle / path / "0", mode="r")
+        # By its group, so that a group without its metadata is noticed, too.
+        array = zarr.open_group(store=bundle / path, mode="r")["0"]
+        if not isinstance(array, zarr.Array):
+            raise TypeError("0 is no array")
         return np.asarray(array[...] if plane is None else array[plane])
     except Exception as error:  # zarr raises many kinds for a damaged store
         raise SessionFolderError(f"{bundle / path}: not a readable image ({error})") from error
@@ -139,6 +142,13 @@ class Movie:
     planes: int
     shape_yx: tuple[int, int]
     dtype: str
+
+
+def set_length(bundle: Path, path: str, movie: Movie) -> None:
+    """Let the array of a movie show so many planes."""
+    file, array = bundle / path / "0" / "zarr.json", _movie_array(movie)
+    if file.parent.is_dir() and not (file.exists() and file.read_bytes() == array):
+        _replace(file, array)
 
 
 def tidy_after_crash(bundle: Path, frames: Mapping[str, Movie | None], derived: set[str]) -> None:
@@ -268,7 +278,8 @@ def _array(shape: Sequence[int], chunk: Sequence[int], dtype: np.dtype[Any], nam
 
 
 def _json(metadata: Mapping[str, Any]) -> bytes:
-    return json.dumps(metadata, indent=2, allow_nan=False).encode()
+    # Without an indent json uses its fast encoder: a tenth of the time.
+    return json.dumps(metadata, allow_nan=False).encode()
 
 
 def _cut_movie(folder: Path, movie: Movie) -> None:
@@ -282,7 +293,7 @@ def _cut_movie(folder: Path, movie: Movie) -> None:
         last = max(int(chunk.name) for chunk in beyond)
         _write(aside / "0" / "zarr.json", _movie_array(replace(movie, planes=last + 1)))
         _write(aside / "zarr.json", (folder / "zarr.json").read_bytes())
-    _replace(folder / "0" / "zarr.json", _movie_array(movie))
+    set_length(folder.parent, folder.name, movie)
 
 
 def _movie_array(movie: Movie) -> bytes:

@@ -21,7 +21,7 @@ from controller.recording.documents import (
     Status,
     StopDocument,
 )
-from controller.recording.journal import read_journal
+from controller.recording.journal import read_journal, without_lost
 
 
 class SessionReader:
@@ -38,7 +38,7 @@ class SessionReader:
     frames_of, frame_of
         By the number of a reservation: the indices of its frames, and the last of them.
     documents
-        The whole journal, in order.
+        The whole journal, in order, but for frames and cycles that were lost with the power.
     reservations
         What was booked before each scan, in order.
     settled
@@ -53,7 +53,7 @@ class SessionReader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bundle = folder / layers.BUNDLE_NAME
-        self.documents = documents = read_journal(folder)
+        self.documents = documents = without_lost(read_journal(folder))
         if not documents or not isinstance(documents[0], StartDocument):
             raise SessionFolderError(f"{folder}: the journal does not begin with a start document")
         self.start = documents[0]
@@ -76,11 +76,11 @@ class SessionReader:
 
     def unsettled(self) -> list[ReserveDocument]:
         """Return the reservations of which nothing more is known: their light counts in full."""
-        return [b for b in self.reservations if not self._is_whole(b) and b.number not in self.settled]
+        return [b for b in self.reservations if not self.is_whole(b) and b.number not in self.settled]
 
     def lit(self, booking: ReserveDocument) -> Lit:
-        """Return the light of a scan or movie: as its frames say, as it was settled, or its worst case."""
-        if self._is_whole(booking):
+        """Return the light of a scan or movie: as it was settled, as its frames say, or its worst case."""
+        if self.is_whole(booking) and booking.number not in self.settled:
             return Lit.sum([Lit.by(self.frames[index].settings) for index in self.frames_of[booking.number]])
         known = self.settled.get(booking.number, booking)
         return Lit(booking.settings.scanned_region, known.energy_j, known.dose_j_per_m2, known.frames)
@@ -119,21 +119,23 @@ class SessionReader:
 
     def problems(self) -> list[str]:
         """Check every acknowledged image against its checksum; return what is wrong, a line each."""
-        found = []
-        for index in self.frames:
-            try:
-                self.frame(index)
-            except SessionFolderError as error:
-                found.append(str(error))
-        for cycle in self.cycles:
-            try:
-                self.denoised(cycle)
-                self.segmentation(cycle)
-            except SessionFolderError as error:
-                found.append(str(error))
-        return found
+        counted: list[FrameDocument | CycleDocument] = [*self.frames.values(), *self.cycles]
+        return [text for text in (self.problem(document) for document in counted) if text is not None]
 
-    def _is_whole(self, booking: ReserveDocument) -> bool:
+    def problem(self, document: FrameDocument | CycleDocument) -> str | None:
+        """Return what is wrong with the images that a document names, if anything is."""
+        try:
+            if isinstance(document, FrameDocument):
+                self.frame(document.index)
+            else:
+                self.denoised(document)
+                self.segmentation(document)
+        except SessionFolderError as error:
+            return str(error)
+        return None
+
+    def is_whole(self, booking: ReserveDocument) -> bool:
+        """Tell whether all frames of a booking are in the record."""
         return len(self.frames_of.get(booking.number, ())) == booking.frames
 
     def _where(self, document: FrameDocument) -> str:

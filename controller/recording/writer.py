@@ -1,12 +1,14 @@
 """Writes a session while it runs: pixels first, then metadata, then the journal line.
 
-A frame is acknowledged when its pixels, its checksum and its journal line are on disk. Writing
-happens on a thread of its own behind a short queue; when the disk is slow, the queue makes the scan
-wait. It never drops a frame.
+A frame is acknowledged when its pixels, its checksum and its journal line are written: then it
+survives the death of the process. A loss of power it survives once the group commit has synced it,
+a moment later. Writing happens on a thread of its own behind a short queue; when the disk is slow,
+the queue makes the scan wait. It never drops a frame.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import shutil
 import threading
@@ -25,12 +27,14 @@ from controller.core.dose import Lit, Reservation
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Frame
 from controller.recording import layers
+from controller.recording.commit import FRAMES_MAX, GroupCommit
 from controller.recording.documents import (
     CycleDocument,
     DenoisedEntry,
     Document,
     DoseEntry,
     FrameDocument,
+    LostDocument,
     ReserveDocument,
     ResumeDocument,
     SegmentationEntry,
@@ -39,10 +43,14 @@ from controller.recording.documents import (
     Status,
     StopDocument,
 )
-from controller.recording.journal import JOURNAL_NAME, Journal, cut_torn_line, read_journal
+from controller.recording.journal import JOURNAL_NAME, Journal, cut_torn_line, read_journal, without_lost
+from controller.recording.reader import SessionReader
 
-_QUEUE_LENGTH = 4
-_FRAMES_ON_THE_WAY = 1
+_QUEUE_LENGTH = 8
+# Light that a killed process may lose: the frame under the light and those on their way to the disk.
+_FRAMES_AT_STAKE = 4
+# The newest images that the group commit may not have synced: of each frame, its own and its cycle's.
+_UNSYNCED_MAX = 2 * (FRAMES_MAX + _FRAMES_AT_STAKE)
 _LIST_EVERY = 32
 
 
@@ -81,6 +89,37 @@ def claim_folder(folder: Path) -> Journal:
 def _why(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return printable(text or type(error).__name__)
+
+
+def _take_back_lost(journal: Journal, reader: SessionReader) -> None:
+    """Write down which frames and cycles lost their pixels, if the power failed before they were synced.
+
+    Only the newest can be among them; an older image that is damaged is another matter.
+    """
+    documents = read_journal(reader.folder)
+    newest: list[tuple[int, FrameDocument | CycleDocument]] = []
+    for number, document in enumerate(documents):
+        if isinstance(document, ResumeDocument | StopDocument | LostDocument):
+            newest = []  # these are synced with all before them
+        elif isinstance(document, FrameDocument) or (
+            isinstance(document, CycleDocument) and (document.denoised or document.segmentation)
+        ):
+            newest.append((number, document))
+    newest = newest[-_UNSYNCED_MAX:]
+    movies = {d.path: _movie(d) for _, d in newest if isinstance(d, FrameDocument)}
+    for path, movie in movies.items():
+        if movie is not None:
+            layers.set_length(reader.bundle, path, movie)
+    for number, document in newest:
+        if (reason := reader.problem(document)) is not None:
+            uid = _uid(reader.start.run_id, f"lost/{len(documents)}")
+            journal.append(LostDocument(uid=uid, created_utc=now_utc(), since=number, reason=reason))
+            journal.sync()
+            return
+
+
+def _uid(run_id: str, name: str) -> str:
+    return str(uuid.uuid5(uuid.UUID(run_id), name))
 
 
 def _movie(newest: FrameDocument) -> layers.Movie | None:
@@ -125,6 +164,7 @@ class SessionWriter:
         self._reservations = self._earlier = 0
         self._frames: dict[int, tuple[str, int | None]] = {}  # by index: the group, and the plane in it
         self._movie: layers.Movie | None = None  # the newest frame belongs to it
+        self._commit = GroupCommit(journal.sync, self._fail)
         self._thread = threading.Thread(target=self._write, name="session-writer", daemon=True)
         self._thread.start()
 
@@ -137,8 +177,9 @@ class SessionWriter:
         folder = journal.folder
         try:
             layers.create_bundle(folder / layers.BUNDLE_NAME, {"run_id": start["run_id"]})
-            uid = str(uuid.uuid5(uuid.UUID(start["run_id"]), "start"))
+            uid = _uid(start["run_id"], "start")
             journal.append(StartDocument(uid=uid, created_utc=now_utc(), **start))
+            journal.sync()
             layers.sync_up_to_root(folder)
         except (OSError, RecordingError) as error:
             shutil.rmtree(folder / layers.BUNDLE_NAME, ignore_errors=True)
@@ -154,17 +195,16 @@ class SessionWriter:
         journal = Journal(folder)
         try:
             cut_torn_line(folder)
-            start = read_journal(folder)[:1]
-            if not start or not isinstance(start[0], StartDocument):
-                raise SessionFolderError(f"{folder}: the journal does not begin with a start document")
+            reader = SessionReader(folder)
+            _take_back_lost(journal, reader)
         except BaseException:
             journal.close()
             raise
-        return cls(folder, journal, start[0].run_id, **hooks)
+        return cls(folder, journal, reader.start.run_id, **hooks)
 
     def resume(self, *, now_s: float, versions: dict[str, str]) -> None:
         """Tidy up after the crash and write down that the session goes on."""
-        documents = read_journal(self.folder)
+        documents = without_lost(read_journal(self.folder))
         cycles = [document for document in documents if isinstance(document, CycleDocument)]
         frames = [document for document in documents if isinstance(document, FrameDocument)]
         self._frames = {document.index: (document.path, document.plane) for document in frames}
@@ -182,12 +222,17 @@ class SessionWriter:
                 versions=versions,
             )
         )
+        self._list_images()
+        os.sync()  # also what the part before wrote and had not synced when it was cut off
 
     def reserve(self, booking: Reservation, cycle: int, now_s: float) -> None:
-        """Put a reservation on disk before its light, once earlier frames are safe."""
+        """Write a reservation before its light, once earlier frames are safe.
+
+        A long scan waits until it is synced; of short ones a loss of power may forget a moment.
+        """
         with self._on_the_way:
             self._on_the_way.wait_for(
-                lambda: self._failure is not None or self._frames_on_the_way <= _FRAMES_ON_THE_WAY
+                lambda: self._failure is not None or self._frames_on_the_way < _FRAMES_AT_STAKE
             )
         self._raise_failure()
         number, self._reservations = self._reservations, self._reservations + 1
@@ -203,6 +248,8 @@ class SessionWriter:
                 frames=booking.frames,
             )
         )
+        self._commit.book(booking.duration_s)
+        self._raise_failure()
 
     def settle(self, lit: Lit) -> None:
         """Write down what the newest reservation lit, though it left not all its frames."""
@@ -216,6 +263,7 @@ class SessionWriter:
                 frames=lit.frames,
             )
         )
+        self._commit.add()
 
     def append_frame(self, frame: Frame, cycle: int, plane: int | None = None) -> None:
         """Hand a frame over at once after its scan, before anything is computed from it.
@@ -240,7 +288,8 @@ class SessionWriter:
         try:
             self._list_images()
         except Exception as error:  # noqa: BLE001  # told by the stop document that follows
-            self._failure = self._failure or error
+            self._fail(error)
+        self._commit.close()
         if self._failure is not None:
             status, reason = "failed", f"recording failed: {_why(self._failure)}"
             self._journal.free_ballast()
@@ -263,8 +312,9 @@ class SessionWriter:
                 self._journal.free_ballast()
                 failed = {"status": "failed", "reason": f"recording failed: {_why(error)}"}
                 self._append(stop.model_copy(update=failed))
+            self._journal.sync()
         except Exception as error:  # noqa: BLE001  # the status and the exit code tell
-            self._failure = self._failure or error
+            self._fail(error)
         finally:
             self._journal.close()
         return "failed" if self._failure is not None else status
@@ -278,6 +328,7 @@ class SessionWriter:
         """Let go of the folder without a stop document, after a start that failed."""
         self._jobs.put(None)
         self._thread.join()
+        self._commit.close()
         self._journal.close()
 
     @property
@@ -299,8 +350,13 @@ class SessionWriter:
             try:
                 self._journal.append(document)
             except BaseException as error:
-                self._failure = self._failure or error
+                self._fail(error)
                 raise
+
+    def _fail(self, error: BaseException) -> None:
+        with self._on_the_way:
+            self._failure = self._failure or error
+            self._on_the_way.notify_all()
 
     def _write(self) -> None:
         """Do the jobs in order. After a failure the rest is thrown away: order is what makes it safe."""
@@ -310,14 +366,12 @@ class SessionWriter:
             try:
                 job()
             except BaseException as error:  # noqa: BLE001  # handed to the session, which ends
-                with self._on_the_way:
-                    self._failure = error
-                    self._on_the_way.notify_all()
+                self._fail(error)
 
     def _write_frame(self, frame: Frame, reservation: int, cycle: int, plane: int | None) -> None:
         path = self._write_pixels(frame, plane)
         document = FrameDocument(
-            uid=self._uid(f"frame/{frame.index}"),
+            uid=self._uid(f"frame/{self._earlier}/{frame.index}"),
             index=frame.index,
             reservation=reservation,
             cycle=cycle,
@@ -329,6 +383,7 @@ class SessionWriter:
             plane=plane,
         )
         self._append(document)
+        self._commit.add(frames=1)
         self._frames[frame.index] = path, plane
         with self._on_the_way:
             self._frames_on_the_way -= 1
@@ -357,7 +412,7 @@ class SessionWriter:
             written = layers.write_plane(
                 self.bundle, path, plane, frame.photons, frame.settings, attributes=attributes
             )
-        layers.sync(written)
+        self._commit.add(written)
         return path
 
     def _group_of_plane(self, frame: Frame, plane: int) -> str:
@@ -372,14 +427,15 @@ class SessionWriter:
         return f"{frame.index:06d}" if plane == 0 else self._frames[frame.index - 1][0]
 
     def _list_images(self) -> None:
-        layers.sync(layers.list_images(self.bundle, list(dict.fromkeys(p for p, _ in self._frames.values()))))
+        paths = list(dict.fromkeys(path for path, _ in self._frames.values()))
+        self._commit.add(layers.list_images(self.bundle, paths))
 
     def _write_cycle(self, cycle: Cycle, now_s: float) -> None:
         denoised, segmentation = self._write_denoised(cycle), self._write_segmentation(cycle)
         # Before the journal line: a question may be put twice after a crash, never lost.
         faults = [*cycle.faults, *self._put_question(cycle)]
         document = CycleDocument(
-            uid=self._uid(f"cycle/{cycle.index}"),
+            uid=self._uid(f"cycle/{self._earlier}/{cycle.index}"),
             index=cycle.index,
             now_s=now_s,
             decision=cycle.decision,
@@ -394,6 +450,7 @@ class SessionWriter:
             timings_s=cycle.timings_s,
         )
         self._append(document)
+        self._commit.add()
 
     def _put_question(self, cycle: Cycle) -> list[str]:
         """Hand a question to its queue. A queue in trouble costs nothing: the journal holds the question."""
@@ -420,7 +477,7 @@ class SessionWriter:
             channels=("mean", "std"),
             attributes={"derived_from": source, "level": denoised.level},
         )
-        layers.sync(written)
+        self._commit.add(written)
         return DenoisedEntry(
             path=path, level=denoised.level, latency_s=denoised.latency_s, blake2b=layers.checksum(image)
         )
@@ -441,8 +498,8 @@ class SessionWriter:
         )
         labels = segmentation.labels
         written += layers.write_labels(self.bundle, path, labels, frame.settings, source="model", plane=plane)
-        layers.sync(written)
+        self._commit.add(written)
         return SegmentationEntry(path=path, objects=int(labels.max()), blake2b=layers.checksum(labels, maps))
 
     def _uid(self, name: str) -> str:
-        return str(uuid.uuid5(uuid.UUID(self.run_id), name))
+        return _uid(self.run_id, name)
