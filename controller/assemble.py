@@ -86,7 +86,9 @@ def new_serving(
     make_server.check_port(port)  # a microscope that another server has must not be touched in vain
     builder = _Builder.fresh(experiment)
     budget = builder.config.budget.replace(cycles=None, questions=None)
-    changes = {"policy": StageConfig(name=SERVED_POLICY), "budget": budget}
+    changes: dict[str, Any] = {"policy": StageConfig(name=SERVED_POLICY), "budget": budget}
+    if experiment.is_hardware_alone:
+        changes["name"] = f"clients of {builder.hardware.name}"
     builder.config = builder.config.model_copy(update=changes)
     start = _start(builder, experiment)
     start["experiment"] = {

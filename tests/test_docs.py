@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +35,55 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ELSEWHERE = {"make", "source"}
 
 
-def run_shell(text: str, folder: Path) -> None:
+# A script with Micro-Manager's port, 4827, which may be in use here; pycromanager 1.0.2 reads images in
+# memory on its default port, whatever it was given.
+ON_PORT = """from pyjavaz import JavaObject
+JavaObject.__new__.__defaults__ = (None, {port}, *JavaObject.__new__.__defaults__[2:])
+"""
+
+
+class Servers:
+    """The servers that a document starts. They end, as by Ctrl-C, before its next shell block."""
+
+    def __init__(self) -> None:
+        self._running: list[subprocess.Popen[str]] = []
+        self._port: int | None = None
+
+    def start(self, words: list[str]) -> None:
+        pytest.importorskip("zmq")
+        command = [sys.executable, "-m", "controller", *words, "--port", "0", "--json"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._running.append(server)
+        assert server.stdout is not None
+        self._port = json.loads(server.stdout.readline())["port"]
+
+    def script(self, text: str) -> str | None:
+        """Return a script for the port of the server, if there is one."""
+        if self._port is None:
+            return None
+        text = text.replace("Core()", f"Core(port={self._port})")
+        text = text.replace("show_display=False", f"show_display=False, port={self._port}")
+        return ON_PORT.format(port=self._port) + text
+
+    def end(self) -> None:
+        self._port = None
+        while self._running:
+            server = self._running.pop()
+            server.send_signal(signal.SIGINT)
+            out, _ = server.communicate(timeout=60)
+            assert (server.returncode, json.loads(out)["status"]) == (0, "completed")
+
+
+def run_shell(text: str, folder: Path, servers: Servers) -> None:
+    servers.end()
     for line in text.splitlines():
         words = shlex.split(line, comments=True)
         if not words or words[0] in ELSEWHERE:
             continue
         assert words[0] == "stedfast", f"{line!r}: only stedfast and make are expected in a shell block"
+        if words[1] == "serve":
+            servers.start(words[1:])
+            continue
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0 or "is complete" in result.stderr, (line, result.output)
 
@@ -66,16 +112,26 @@ def test_every_block_of_a_document_runs(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    with ExitStack() as ends:
+        servers = Servers()
+        ends.callback(servers.end)
+        run_blocks(document, tmp_path, servers)
+
+
+def run_blocks(document: Path, tmp_path: Path, servers: Servers) -> None:
     blocks = BLOCK.findall(document.read_text())
     if any("my-session" in text for _, text in blocks) and "stedfast new" not in document.read_text():
         run_shell(
             "stedfast run demo --budget-cycles 6 --output my-session".replace("demo", str(ROOT / "demo")),
             tmp_path,
+            servers,
         )
     python = ""
     for language, text in blocks:
         if language == "sh":
-            run_shell(text, tmp_path)
+            run_shell(text, tmp_path, servers)
+        elif language == "python" and (script := servers.script(text)) is not None:
+            run_python(script, tmp_path)
         elif language == "python":
             python += text + "\n"
             run_python(python, tmp_path)

@@ -5,6 +5,7 @@ Its own engine logs what was refused, and images with what was set before.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,10 +18,11 @@ class _Noting:
     """A core that notes each error of a setter or a snap."""
 
     def __init__(self, core: CMMCorePlus, errors: list[Exception]) -> None:
-        self._core, self._errors = core, errors
+        # Weakly: the core holds the engine, and in a ring its end would come too late.
+        self._core, self._errors = weakref.ref(core), errors
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._core, name)
+        found = getattr(self._core(), name)
         if not name.startswith("set") and name != "snapImage":
             return found
 

@@ -12,11 +12,14 @@ little of it as it can. Devices and properties are those that clients of the ser
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
+from pymmcore_plus import CMMCorePlus
 from pymmcore_plus.experimental import unicore
 
 from controller.core.errors import InvalidRequestError
@@ -172,3 +175,11 @@ def load_devices(
         core.defineConfig(CHANNEL_GROUP, modality, CAMERA, "Modality", modality)
     core.setChannelGroup(CHANNEL_GROUP)
     core.mda.set_engine(StrictEngine(core))
+    # Its thread for callbacks must not be in Python when Python ends: that aborts the process.
+    atexit.register(_end_callbacks, weakref.ref(core))
+
+
+def _end_callbacks(held: weakref.ref[unicore.UniMMCore]) -> None:
+    core = held()
+    if core is not None:
+        super(CMMCorePlus, core).registerCallback(None)
