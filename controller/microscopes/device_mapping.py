@@ -1,135 +1,46 @@
-"""From abstract scan settings to device properties: units, calibrations, limits, order.
+"""What stands for what: abstract settings, the devices they go to, their units, limits and order.
 
-Micro-Manager's own ``.cfg`` stays the one place that loads devices. This mapping says which property
-stands for which setting, and what may be written to it. :func:`plan` is pure: everything is checked
-before the first write.
+A mapping is refused when it is loaded if it could mislead. How a scan becomes writes is in
+``device_plan.py``, what the units mean in ``calibrations.py``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date, timedelta
-from itertools import pairwise
-from typing import Annotated, Literal, Self
+from datetime import date
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from controller.core.errors import ConfigurationError, InvalidRequestError
-from controller.core.settings import MAX_WAIT_S, Modality, NonNegative, Positive, ScanSettings, Settings
+from controller.core.errors import ConfigurationError
+from controller.core.limits import SafeValues
+from controller.core.settings import MAX_WAIT_S, Modality, NonNegative, Positive, Settings
+from controller.microscopes.calibrations import Calibration, Choice, Told
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
-SettingName = Literal["stage", "pixels", "pixel_size_m", "dwell_s", "frame_s", "excitation_w", "sted_w"]
+SettingName = Literal[
+    "stage", "focus_m", "pixels", "pixel_size_m", "dwell_s", "frame_s", "excitation_w", "sted_w"
+]
+FactorName = Literal["pixel_size_m", "dwell_s", "frame_s", "excitation_w", "sted_w"]
+TargetKind = Literal["property", "xy_stage", "focus", "exposure", "camera_region", "parameter", "fixed"]
 
 #: Settings that make light; they are written last, and each has a safe value.
-LIGHTS: tuple[SettingName, ...] = ("excitation_w", "sted_w")
-_UNITS: Mapping[SettingName, str] = {
-    "stage": "m", "pixels": "px", "pixel_size_m": "m", "dwell_s": "s", "frame_s": "s",
+LIGHTS: tuple[Literal["excitation_w", "sted_w"], ...] = ("excitation_w", "sted_w")
+UNITS: Mapping[SettingName, str] = {
+    "stage": "m", "focus_m": "m", "pixels": "px", "pixel_size_m": "m", "dwell_s": "s", "frame_s": "s",
     "excitation_w": "W", "sted_w": "W",
 }  # fmt: skip
-
-
-class _Measured(Settings):
-    """When a calibration was measured, and for how many days it holds."""
-
-    measured_on: str | None = None
-    valid_days: Annotated[int, Field(ge=1)] | None = None
-
-    @model_validator(mode="after")
-    def _dates_go_together(self) -> Self:
-        if (self.measured_on is None) != (self.valid_days is None):
-            raise ValueError("measured_on and valid_days go together")
-        if self.measured_on is not None:
-            date.fromisoformat(self.measured_on)
-        return self
-
-    def expired_on(self, today: date) -> str | None:
-        """Return why the calibration no longer holds, or ``None``."""
-        if self.measured_on is None or self.valid_days is None:
-            return None
-        last = date.fromisoformat(self.measured_on) + timedelta(days=self.valid_days)
-        return None if today <= last else f"the calibration of {self.measured_on} held until {last}"
-
-
-class Linear(_Measured):
-    """Device value = ``scale`` times SI value + ``offset``."""
-
-    kind: Literal["linear"] = "linear"
-    scale: float
-    offset: float = 0.0
-
-    @model_validator(mode="after")
-    def _can_be_inverted(self) -> Self:
-        if self.scale == 0:
-            raise ValueError("scale must not be 0")
-        return self
-
-    def to_device(self, value: float) -> float:
-        """Return the device's number for an SI value."""
-        return self.scale * value + self.offset
-
-    def to_si(self, device: float) -> float:
-        """Return the SI value of a device's number."""
-        return (device - self.offset) / self.scale
-
-    def covers(self, low: float, high: float) -> bool:  # noqa: ARG002  # a line has no ends
-        """Tell whether it holds from ``low`` to ``high``, in SI units."""
-        return True
-
-
-class Reciprocal(_Measured):
-    """Device value = ``scale`` / SI value, as of a pixel rate and a dwell time."""
-
-    kind: Literal["reciprocal"] = "reciprocal"
-    scale: Positive
-
-    def to_device(self, value: float) -> float:
-        """Return the device's number for an SI value."""
-        return self.scale / value
-
-    def to_si(self, device: float) -> float:
-        """Return the SI value of a device's number."""
-        return self.scale / device
-
-    def covers(self, low: float, high: float) -> bool:
-        """Tell whether it holds from ``low`` to ``high``, in SI units."""
-        return 0 < low <= high
-
-
-class Table(_Measured):
-    """Pairs of SI and device values, both strictly monotone; straight lines between, nothing beyond."""
-
-    kind: Literal["table"] = "table"
-    value: Annotated[tuple[float, ...], Field(min_length=2)]
-    device: Annotated[tuple[float, ...], Field(min_length=2)]
-
-    @model_validator(mode="after")
-    def _is_strictly_monotone(self) -> Self:
-        if len(self.value) != len(self.device):
-            raise ValueError(f"{len(self.value)} values and {len(self.device)} device values do not pair")
-        if not all(a < b for a, b in pairwise(self.value)):
-            raise ValueError("value must rise from each entry to the next")
-        steps = [b - a for a, b in pairwise(self.device)]
-        if not (all(step > 0 for step in steps) or all(step < 0 for step in steps)):
-            raise ValueError("device must rise, or fall, from each entry to the next")
-        return self
-
-    def to_device(self, value: float) -> float:
-        """Return the device's number for an SI value inside the table."""
-        return _between(value, self.value, self.device)
-
-    def to_si(self, device: float) -> float:
-        """Return the SI value of a device's number inside the table."""
-        if self.device[0] < self.device[-1]:
-            return _between(device, self.device, self.value)
-        return _between(device, self.device[::-1], self.value[::-1])
-
-    def covers(self, low: float, high: float) -> bool:
-        """Tell whether it holds from ``low`` to ``high``, in SI units."""
-        return self.value[0] <= low and high <= self.value[-1]
-
-
-Calibration = Annotated[Linear | Reciprocal | Table, Field(discriminator="kind")]
+_TARGETS: Mapping[SettingName, tuple[TargetKind, ...]] = {
+    "stage": ("xy_stage", "parameter"),
+    "focus_m": ("focus", "property", "parameter"),
+    "pixels": ("camera_region", "parameter"),
+    "frame_s": ("exposure", "property", "parameter"),
+}
+#: Less of these is less light, so a device that knows certain values only may take the next one below.
+MAY_ROUND_DOWN: tuple[SettingName, ...] = ("dwell_s", *LIGHTS)
+# A slip in the unit of one of these burns a sample or breaks an objective.
+_NEED_LIMITS: tuple[SettingName, ...] = ("dwell_s", "frame_s", "focus_m", *LIGHTS)
 
 
 class PropertyTarget(Settings):
@@ -148,6 +59,13 @@ class StageTarget(Settings):
     device: Name
 
 
+class FocusTarget(Settings):
+    """A focus drive, in micrometres of the device."""
+
+    kind: Literal["focus"] = "focus"
+    device: Name
+
+
 class ExposureTarget(Settings):
     """The camera's exposure, in milliseconds of the device."""
 
@@ -160,6 +78,16 @@ class CameraRegionTarget(Settings):
     kind: Literal["camera_region"] = "camera_region"
 
 
+ParameterPath = Annotated[str, Field(pattern=r"^[^/\s]+(/[^/\s]+)+$", max_length=200)]
+
+
+class ParameterTarget(Settings):
+    """A parameter of Imspector, by its path; ``[x, y]`` where a setting has two."""
+
+    kind: Literal["parameter"] = "parameter"
+    path: ParameterPath | tuple[ParameterPath, ParameterPath]
+
+
 class FixedTarget(Settings):
     """Nothing to write: the hardware has this one value, in SI units."""
 
@@ -168,7 +96,13 @@ class FixedTarget(Settings):
 
 
 Target = Annotated[
-    PropertyTarget | StageTarget | ExposureTarget | CameraRegionTarget | FixedTarget,
+    PropertyTarget
+    | StageTarget
+    | FocusTarget
+    | ExposureTarget
+    | CameraRegionTarget
+    | ParameterTarget
+    | FixedTarget,
     Field(discriminator="kind"),
 ]
 
@@ -177,7 +111,8 @@ class MappedSetting(Settings):
     """One abstract setting: where it goes and what may be written.
 
     ``low`` and ``high`` are limits in SI units; ``unit`` is the device's unit if it is not the SI one;
-    ``tolerance`` is how far a read-back may lie off, in SI units, ``None`` if it cannot be read back.
+    ``max_step`` is the largest change from one scan to the next; ``tolerance`` is how far a read-back may
+    lie off, ``None`` if it cannot be read back. Both are in SI units.
     """
 
     target: Target
@@ -185,17 +120,40 @@ class MappedSetting(Settings):
     calibration: Calibration | None = None
     low: float | None = None
     high: float | None = None
+    max_step: Positive | None = None
     safe: float | None = None
     tolerance: NonNegative | None = None
     settle_s: Annotated[float, Field(ge=0, le=60)] = 0.0
 
-    def to_device(self, value: float) -> float:
-        """Return the device's number for an SI value."""
+    def to_device(self, value: float) -> Told:
+        """Return what the device is told for an SI value."""
         return value if self.calibration is None else self.calibration.to_device(value)
 
-    def to_si(self, device: float) -> float:
-        """Return the SI value of a device's number."""
-        return device if self.calibration is None else self.calibration.to_si(device)
+    def to_si(self, told: Told) -> float:
+        """Return the SI value of what a device tells."""
+        return float(told) if self.calibration is None else self.calibration.to_si(told)
+
+    def achievable(self, value: float) -> float:
+        """Return the SI value that the device takes for one that is asked."""
+        return value if self.calibration is None else self.calibration.achievable(value)
+
+    def rounding_problem(self, value: float) -> str | None:
+        """Return how the decimals of a property change an SI value, if that is more than may be.
+
+        May be: the tolerance, or a thousandth of the largest value.
+        """
+        told = self.to_device(value)
+        if not isinstance(self.target, PropertyTarget) or isinstance(told, str):
+            return None
+        text = f"{told:.{self.target.decimals}f}"
+        slack = max(abs(value), abs(self.high or 0.0)) * 1e-3
+        try:
+            off = abs(self.to_si(text) - value)
+        except ValueError as error:
+            return f"the device would be told {text}: {error}"
+        if off <= (slack if self.tolerance is None else max(self.tolerance, 1e-9 * abs(value))):
+            return None
+        return f"the device would be told {text}, which is {self.to_si(text):g}; give target.decimals"
 
 
 class PropertyValue(Settings):
@@ -206,20 +164,30 @@ class PropertyValue(Settings):
     value: str
 
 
-class DeviceMapping(Settings):
-    """How scans are done with the devices that a Micro-Manager configuration loads."""
+class Switch(Settings):
+    """A property with two values: one while a scan is lit, one whenever it is dark."""
 
-    config_file: Name
-    adapters: Name
-    device_interface: Annotated[int, Field(ge=1)]
-    camera: Name
-    shutter: Name
+    device: Name
+    property: Name
+    lit: str
+    dark: str
+
+
+class ProductLimit(Settings):
+    """The product of some settings of a scan, in SI units, is at most ``max``."""
+
+    factors: Annotated[tuple[FactorName, ...], Field(min_length=2)]
+    max: Positive
+
+
+class ScanMapping(Settings):
+    """How scans are done by devices: what is common to all ways of talking to them."""
+
+    target_kinds: ClassVar[tuple[TargetKind, ...]] = ()
+
     modalities: Annotated[tuple[Modality, ...], Field(min_length=1)]
     timeout_s: Annotated[float, Field(gt=0, le=MAX_WAIT_S)] = 5.0
-    expected_devices: dict[str, str] = Field(default_factory=dict)
-    startup: tuple[PropertyValue, ...] = ()
-    grey_offset: float = 0.0
-    grey_per_photon: Positive = 1.0
+    products: tuple[ProductLimit, ...] = ()
     order: tuple[SettingName, ...]
     settings: dict[SettingName, MappedSetting]
 
@@ -227,6 +195,12 @@ class DeviceMapping(Settings):
     def _is_complete(self) -> Self:
         problems = self._order_problems()
         for name, mapped in self.settings.items():
+            kind = mapped.target.kind
+            if kind not in self.target_kinds:
+                problems.append(
+                    f"settings.{name}.target: kind {kind!r} is not of this driver; "
+                    f"allowed are {list(self.target_kinds)}"
+                )
             problems += _setting_problems(name, mapped)
         if "sted" in self.modalities and "sted_w" not in self.settings:
             problems.append("modality 'sted' needs settings.sted_w")
@@ -254,139 +228,113 @@ class DeviceMapping(Settings):
         for name, mapped in self.settings.items():
             reason = mapped.calibration.expired_on(today) if mapped.calibration else None
             if reason:
-                found.append(f"settings.{name}.calibration: {reason}; measure it again")
+                found.append(f"microscope.options.settings.{name}.calibration: {reason}; measure it again")
+        return found
+
+    def unsafe(self, safe: SafeValues) -> list[str]:
+        """Return one sentence for each light whose safe value is not the one of the table ``[safe]``."""
+        found = []
+        for name in LIGHTS:
+            mapped, wanted_w = self.settings.get(name), getattr(safe, name)
+            safe_w = 0.0 if mapped is None or mapped.safe is None else mapped.safe
+            if not math.isclose(safe_w, wanted_w, rel_tol=1e-6, abs_tol=1e-15):
+                found.append(
+                    f"microscope.options.settings.{name}.safe: {safe_w:g} W, and [safe] {name} says "
+                    f"{wanted_w:g} W; both must be the same"
+                )
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
-    """One command to a device, decided before anything is written.
+class DeviceMapping(ScanMapping):
+    """How scans are done with the devices that a Micro-Manager configuration loads.
 
-    ``values`` is one number in the device's unit, or ``(x, y)`` for a stage, or ``(columns, rows)``.
+    Micro-Manager's own ``.cfg`` stays the one place that loads devices.
     """
 
-    name: SettingName
-    mapped: MappedSetting
-    values: tuple[float, ...]
+    target_kinds: ClassVar[tuple[TargetKind, ...]] = (
+        "property", "xy_stage", "focus", "exposure", "camera_region", "fixed",
+    )  # fmt: skip
+
+    config_file: Name
+    adapters: Name
+    device_interface: Annotated[int, Field(ge=1)]
+    camera: Name
+    shutter: Name
+    expected_devices: dict[str, str] = Field(default_factory=dict)
+    startup: tuple[PropertyValue, ...] = ()
+    switches: tuple[Switch, ...] = ()
+    grey_offset: float = 0.0
+    grey_per_photon: Positive = 1.0
 
 
-def plan(mapping: DeviceMapping, scan: ScanSettings) -> tuple[Write, ...]:
-    """Return the writes of a scan in their order; check everything first, write nothing.
-
-    Raises
-    ------
-    InvalidRequestError
-        Naming every setting that the devices cannot do.
-    """
-    rows, columns = scan.shape_yx
-    (y_m, x_m), wanted = scan.region.center_yx_m, {
-        "pixel_size_m": scan.pixel_size_m,
-        "dwell_s": scan.pixel_time_s,
-        "frame_s": scan.duration_s,
-        "excitation_w": scan.excitation_w,
-        "sted_w": scan.sted_w,
-    }  # fmt: skip
-    problems = [
-        f"{name}={wanted[name]:g} {_UNITS[name]} is asked, and this microscope has no such light"
-        for name in LIGHTS
-        if name not in mapping.settings and wanted[name] > 0
-    ]
-    writes = []
-    for name in mapping.order:
-        mapped = mapping.settings[name]
-        if name == "stage":
-            pair = (x_m, y_m)
-            problems += [p for value in pair for p in _limit_problems(name, mapped, value)]
-            writes.append(Write(name, mapped, tuple(mapped.to_device(value) for value in pair)))
-        elif name == "pixels":
-            problems += [p for value in (columns, rows) for p in _limit_problems(name, mapped, float(value))]
-            writes.append(Write(name, mapped, (float(columns), float(rows))))
-        else:
-            found = _limit_problems(name, mapped, wanted[name])
-            problems += found
-            if not found:
-                writes.append(Write(name, mapped, (mapped.to_device(wanted[name]),)))
-    if problems:
-        raise InvalidRequestError("; ".join(problems))
-    return tuple(writes)
-
-
-def safe_writes(mapping: DeviceMapping) -> tuple[Write, ...]:
-    """Return the writes that put every light to its safe value."""
-    found = []
-    for name in LIGHTS:
-        mapped = mapping.settings.get(name)
-        if mapped is not None and mapped.safe is not None:
-            found.append(Write(name, mapped, (mapped.to_device(mapped.safe),)))
-    return tuple(found)
-
-
-def require_valid(mapping: DeviceMapping, today: date) -> None:
-    """Refuse a mapping whose calibrations have expired.
+def require_valid(mapping: ScanMapping, safe: SafeValues, today: date) -> None:
+    """Refuse a mapping whose calibrations have expired, or whose safe values contradict the limits'.
 
     Raises
     ------
     ConfigurationError
     """
-    expired = mapping.expired(today)
-    if expired:
-        raise ConfigurationError(*(f"microscope.options.{problem}" for problem in expired))
-
-
-def _limit_problems(name: SettingName, mapped: MappedSetting, value: float) -> list[str]:
-    target = mapped.target
-    if isinstance(target, FixedTarget):
-        close = abs(value - target.value) <= 1e-6 * target.value
-        return (
-            [] if close else [f"{name}={value:g} {_UNITS[name]} is asked, this hardware has {target.value:g}"]
-        )
-    low = float("-inf") if mapped.low is None else mapped.low
-    high = float("inf") if mapped.high is None else mapped.high
-    # A light that is not asked for goes to its safe value, which may lie below what may be asked.
-    if low <= value <= high or (name in LIGHTS and value == mapped.safe):
-        return []
-    return [
-        f"{name}={value:g} {_UNITS[name]} is outside {low:g}..{high:g} (microscope.options.settings.{name})"
-    ]
+    problems = mapping.expired(today) + mapping.unsafe(safe)
+    if problems:
+        raise ConfigurationError(*problems)
 
 
 def _setting_problems(name: SettingName, mapped: MappedSetting) -> list[str]:
-    where, problems = f"settings.{name}", []
-    fits = {
-        "stage": StageTarget,
-        "pixels": CameraRegionTarget,
-        "frame_s": ExposureTarget | PropertyTarget,
-    }.get(name, PropertyTarget | FixedTarget)
-    if not isinstance(mapped.target, fits):
-        problems.append(f"{where}.target: {mapped.target.kind!r} cannot hold this setting")
-    if isinstance(mapped.target, FixedTarget):
+    where, target, calibration = f"settings.{name}", mapped.target, mapped.calibration
+    problems = []
+    if target.kind not in _TARGETS.get(name, ("property", "parameter", "fixed")):
+        problems.append(f"{where}.target: {target.kind!r} cannot hold this setting")
+    if isinstance(target, ParameterTarget) and name in {"stage", "pixels"} and isinstance(target.path, str):
+        problems.append(f"{where}.target.path: two paths are needed, [x, y]")
+    if isinstance(target, FixedTarget):
         return problems
-    if mapped.unit not in {None, _UNITS[name]} and mapped.calibration is None:
+    if mapped.unit not in {None, UNITS[name]} and calibration is None:
         problems.append(
-            f"{where}: the device's unit {mapped.unit!r} is not {_UNITS[name]!r}: a calibration is needed"
+            f"{where}: the device's unit {mapped.unit!r} is not {UNITS[name]!r}: a calibration is needed"
         )
-    if name in (*LIGHTS, "dwell_s", "frame_s") and (mapped.low is None or mapped.high is None):
+    if isinstance(calibration, Choice):
+        if not isinstance(target, PropertyTarget | ParameterTarget):
+            problems.append(f"{where}.calibration: a choice goes to a property, not to {target.kind!r}")
+        if calibration.pick == "down" and name not in MAY_ROUND_DOWN:
+            problems.append(
+                f"{where}.calibration: pick = 'down' is for {list(MAY_ROUND_DOWN)}, which then give less "
+                f"light than asked; here 'exact' is allowed"
+            )
+    if calibration is not None and calibration.where != "sample" and name not in LIGHTS:
+        problems.append(f"{where}.calibration: where = {calibration.where!r} is for lights")
+    if mapped.max_step is not None and name in LIGHTS:
+        problems.append(f"{where}: max_step is not for lights; see {name[:-2]}_step_w in [limits]")
+    if name in _NEED_LIMITS and (mapped.low is None or mapped.high is None):
         problems.append(f"{where}: low and high are needed")
+    return problems + _range_problems(where, name, mapped)
+
+
+def _range_problems(where: str, name: SettingName, mapped: MappedSetting) -> list[str]:
     low = mapped.low if mapped.low is not None else 0.0
     high = mapped.high if mapped.high is not None else low
+    problems = []
     if not low <= high:
         problems.append(f"{where}: low={low:g} is above high={high:g}")
     if name in LIGHTS:
         if mapped.safe is None:
-            problems.append(f"{where}: a light needs a safe value")
-        elif not mapped.safe <= high:
-            problems.append(f"{where}: safe={mapped.safe:g} is above high={high:g}")
-        else:
-            low = min(low, mapped.safe)
+            return [*problems, f"{where}: a light needs a safe value"]
+        if not 0 <= mapped.safe <= high:
+            return [*problems, f"{where}: safe={mapped.safe:g} is outside 0..high={high:g}"]
+        low = min(low, mapped.safe)
+    elif mapped.safe is not None:
+        problems.append(f"{where}: safe is for lights")
     if mapped.calibration is not None and not mapped.calibration.covers(low, high):
         problems.append(f"{where}: the calibration does not reach from {low:g} to {high:g}")
+    elif mapped.safe is not None:
+        problems += _safe_problems(where, mapped, mapped.safe)
     return problems
 
 
-def _between(value: float, known: tuple[float, ...], answer: tuple[float, ...]) -> float:
-    if not known[0] <= value <= known[-1]:
-        raise ValueError(f"{value:g} is outside the calibration, {known[0]:g}..{known[-1]:g}")
-    for (a, b), (u, v) in zip(pairwise(known), pairwise(answer), strict=True):
-        if value <= b:
-            return u + (v - u) * (value - a) / (b - a)
-    return answer[-1]
+def _safe_problems(where: str, mapped: MappedSetting, safe: float) -> list[str]:
+    try:
+        problem = mapped.rounding_problem(safe)
+        if problem is None and not math.isclose(mapped.achievable(safe), safe, rel_tol=2e-6):
+            problem = f"the device would go to {mapped.achievable(safe):g}"
+    except ValueError as error:
+        problem = str(error)
+    return [] if problem is None else [f"{where}: safe={safe:g}: {problem}"]

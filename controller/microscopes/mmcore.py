@@ -2,15 +2,14 @@
 
 The order of a scan: stage, sampling and exposure are written, then the lights, each waited for with a
 bound and read back; the shutter opens for the exposure alone; then the shutter closes and the lights go
-to their safe values. Any failure: lights to safe, shutter closed, then the error.
+to their safe values. Any failure: shutter closed, lights to safe, then the error.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,35 +18,27 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.errors import (
-    AcquisitionStoppedError,
-    ConfigurationError,
-    DeviceError,
-    StedfastError,
-)
+from controller.core.checking import Bench, OfflineCheck
+from controller.core.errors import AcquisitionStoppedError, ConfigurationError, DeviceError
 from controller.core.frame import Frame
 from controller.core.protocols import Capabilities, Clock, Resources
 from controller.core.settings import ScanSettings
 from controller.microscopes.device_mapping import (
-    CameraRegionTarget,
+    LIGHTS,
     DeviceMapping,
-    ExposureTarget,
-    MappedSetting,
-    PropertyTarget,
-    PropertyValue,
-    StageTarget,
-    Write,
-    plan,
+    FixedTarget,
+    SettingName,
     require_valid,
-    safe_writes,
 )
+from controller.microscopes.device_plan import Plan, Values, plan
+from controller.microscopes.micromanager_config import adapter_folder, find_config
+from controller.microscopes.mm_bench import DeviceBench, check_offline
+from controller.microscopes.mm_devices import Devices, told_as_device_errors
 
 if TYPE_CHECKING:
     from pymmcore import CMMCore
 
 _MICRO = 1e6
-_MILLI = 1e3
-_DEFAULT_TOLERANCE = 1e-6
 _POLL_S = 2e-4
 
 
@@ -71,29 +62,35 @@ class MMCoreMicroscope:
         self._core, self._mapping, self._clock = core, mapping, clock
         self._stopping = threading.Event()
         self._index = 0
-        self._is_closed = False
-        problems = connection_problems(core, mapping)
-        if problems:
-            raise ConfigurationError(*problems)
-        core.setTimeoutMs(int(mapping.timeout_s * _MILLI))
-        core.setAutoShutter(False)
-        core.setShutterDevice(mapping.shutter)
-        core.setCameraDevice(mapping.camera)
-        self.stop()
-        for start in mapping.startup:
-            core.setProperty(start.device, start.property, start.value)
-        core.waitForSystem()
-        self._chip = self._whole_chip()
+        self._written: dict[SettingName, Values] = {}
+        self._devices = Devices(core, mapping, clock)
+        self._devices.start_up()
 
     @classmethod
     def from_options(cls, options: Options, resources: Resources) -> Self:
         """Load the Micro-Manager configuration that the options name, and check it against them."""
-        require_valid(options, datetime.now(UTC).date())
-        return cls(load_core(options, resources.folder), options, resources.clock)
+        require_valid(options, resources.safe, datetime.now(UTC).date())
+        return cls(cls._load(options, resources), options, resources.clock)
+
+    @classmethod
+    def check_offline(cls, options: Options, resources: Resources) -> OfflineCheck:
+        """Check mapping and ``.cfg`` as files; connect to nothing."""
+        return check_offline(options, resources)
+
+    @classmethod
+    def open_bench(cls, options: Options, resources: Resources) -> Bench:
+        """Connect to the devices and put the lights out; write nothing else."""
+        require_valid(options, resources.safe, datetime.now(UTC).date())
+        devices = Devices(cls._load(options, resources), options, resources.clock)
+        return DeviceBench(devices, resources.limits)
+
+    @classmethod
+    def _load(cls, options: DeviceMapping, resources: Resources) -> CMMCore:
+        return load_core(options, resources.folder)
 
     def capabilities(self) -> Capabilities:
         """Return what the devices can do."""
-        columns, rows = self._chip[2:]
+        columns, rows = self._devices.chip[2:]
         pixel_m = self._pixel_size_m()
         return Capabilities(
             name=f"Micro-Manager camera {self._mapping.camera}",
@@ -115,15 +112,16 @@ class MMCoreMicroscope:
         InvalidRequestError
             If the devices cannot do it; nothing was written.
         DeviceError
-            If a device failed, did not take a value, or was too slow. The light is off.
+            If a device failed, did not take a value, was too slow, or did not stay where it was put.
+            The light is off.
         AcquisitionStoppedError
             If :meth:`stop` was called meanwhile.
         """
-        with self._lit(settings) as started_s:
+        with self._lit(settings) as (planned, started_s):
             self._expose()
-        with _told_as_device_errors():
+        with told_as_device_errors():
             grey = self._image()
-        return self._frame(grey, settings, started_s)
+        return self._frame(grey, planned.scan, started_s)
 
     def stream(self, settings: ScanSettings, frames: int) -> Iterator[Frame]:
         """Do one scan again and again without a pause; the camera keeps the time.
@@ -131,37 +129,57 @@ class MMCoreMicroscope:
         The light stays on from the first frame to the last. Raises as :meth:`acquire` does, also if the
         camera's buffer ran over, which loses frames.
         """
-        with self._lit(settings) as started_s:
+        with self._lit(settings) as (planned, started_s):
+            frame_s = planned.scan.duration_s
             self._core.startSequenceAcquisition(frames, 0.0, True)
             try:
                 for number in range(frames):
-                    grey = self._next_image(settings.duration_s)
-                    yield self._frame(grey, settings, started_s + number * settings.duration_s)
+                    grey = self._next_image(frame_s)
+                    yield self._frame(grey, planned.scan, started_s + number * frame_s)
             finally:
                 self._core.stopSequenceAcquisition()
 
     @contextmanager
-    def _lit(self, settings: ScanSettings) -> Iterator[float]:
+    def _lit(self, settings: ScanSettings) -> Iterator[tuple[Plan, float]]:
         """Write the settings, open the shutter, and make it dark again on every way out.
 
-        Gives the time on the session's clock at which the light went on.
+        Gives the plan, and the time on the session's clock at which the light went on.
         """
-        if self._is_closed:
+        devices = self._devices
+        if devices.is_closed:
             raise DeviceError("this microscope is closed")
-        writes = plan(self._mapping, settings)
+        with told_as_device_errors():
+            planned = plan(self._mapping, settings, self._stands())
         self._stopping.clear()
-        with _told_as_device_errors():
+        with told_as_device_errors():
             try:
-                for write in writes:
-                    self._apply(write)
+                for write in planned.writes:
+                    self._raise_if_stopped()
+                    self._written.pop(write.name, None)  # nobody knows where a failed write ends
+                    devices.apply(write)
+                    self._written[write.name] = write.si
                 self._raise_if_stopped()
                 started_s = self._clock.now_s()
-                self._core.setShutterOpen(True)
-                self._core.waitForDevice(self._mapping.shutter)
-                yield started_s
+                devices.open_shutter()
+                yield planned, started_s
             finally:
-                self._put_out()
-        self._raise_if_stopped()
+                devices.put_out()
+            self._raise_if_stopped()
+            for write in planned.writes:
+                # Somebody may have moved it while the light was on: the frame shows another place.
+                if write.mapped.tolerance is not None and write.name not in LIGHTS:
+                    devices.require(write, "moved during the scan: it was set to")
+
+    def _stands(self) -> dict[SettingName, Values]:
+        """Return where the devices stand that may only move in steps: as read, or else as last written."""
+        stands = {}
+        for name, mapped in self._mapping.settings.items():
+            if mapped.max_step is not None:
+                read = self._devices.read_si(mapped) if mapped.tolerance is not None else ()
+                known = read or self._written.get(name)
+                if known:
+                    stands[name] = known
+        return stands
 
     def _expose(self) -> None:
         """Take an image; the light is on."""
@@ -197,124 +215,27 @@ class MMCoreMicroscope:
     def stop(self) -> None:
         """Close the shutter and put every light to its safe value; callable from any thread."""
         self._stopping.set()
-        self._put_out()
+        self._devices.put_out()
 
     def is_dark(self) -> bool:
         """Read back whether the shutter is closed and every light at its safe value."""
-        if self._is_closed:
-            return True  # closed in the dark, and no device is loaded any more
-        if self._core.getShutterOpen(self._mapping.shutter):
-            return False
-        return all(self._reads(write) for write in safe_writes(self._mapping))
+        return self._devices.is_dark()
 
     def close(self) -> None:
         """Put the light out and unload the devices."""
-        if not self._is_closed:
-            self.stop()
-            self._is_closed = True
-            self._core.unloadAllDevices()
-
-    def _apply(self, write: Write) -> None:
-        """Write one setting, wait for its device with a bound, and read it back."""
-        self._raise_if_stopped()
-        if write.mapped.tolerance is not None and self._reads(write):
-            return  # it is there already: nothing has to move
-        self._send(write)
-        device = self._device(write)
-        if device:
-            self._core.waitForDevice(device)
-        if write.mapped.settle_s > 0:
-            self._clock.sleep(write.mapped.settle_s)
-        if write.mapped.tolerance is not None and not self._reads(write):
-            raise DeviceError(
-                f"{write.name}: {device} was set to {write.values}, it reads {self._read(write)} "
-                f"(microscope.options.settings.{write.name}.tolerance)"
-            )
-
-    def _send(self, write: Write) -> None:
-        target, values = write.mapped.target, write.values
-        if isinstance(target, PropertyTarget):
-            self._core.setProperty(target.device, target.property, f"{values[0]:.{target.decimals}f}")
-        elif isinstance(target, StageTarget):
-            self._core.setXYPosition(target.device, values[0] * _MICRO, values[1] * _MICRO)
-        elif isinstance(target, ExposureTarget):
-            self._core.setExposure(values[0] * _MILLI)
-        elif isinstance(target, CameraRegionTarget):
-            x, y, width, height = self._chip
-            columns, rows = (int(value) for value in values)
-            self._core.setROI(x + (width - columns) // 2, y + (height - rows) // 2, columns, rows)
-
-    def _read(self, write: Write) -> tuple[float, ...]:
-        target = write.mapped.target
-        if isinstance(target, PropertyTarget):
-            return (float(self._core.getProperty(target.device, target.property)),)
-        if isinstance(target, StageTarget):
-            x_um, y_um = self._core.getXPosition(target.device), self._core.getYPosition(target.device)
-            return x_um / _MICRO, y_um / _MICRO
-        if isinstance(target, ExposureTarget):
-            return (self._core.getExposure() / _MILLI,)
-        if isinstance(target, CameraRegionTarget):
-            _, _, columns, rows = self._core.getROI()
-            return float(columns), float(rows)
-        return write.values
-
-    def _reads(self, write: Write) -> bool:
-        """Tell whether a device reads what was written, to within the setting's tolerance in SI units."""
-        mapped = write.mapped
-        tolerance = _DEFAULT_TOLERANCE if mapped.tolerance is None else mapped.tolerance
-        for read, wanted in zip(self._read(write), write.values, strict=True):
-            try:
-                off = abs(mapped.to_si(read) - mapped.to_si(wanted))
-            except (ValueError, ZeroDivisionError):
-                return False  # beyond the calibration
-            if not off <= tolerance:
-                return False
-        return True
-
-    def _put_out(self) -> None:
-        """Close the shutter, then every light to safe; one that fails does not keep the next one on."""
-        if self._is_closed:
-            return
-        failures = []
-        steps: list[Callable[[], None]] = [lambda: self._core.setShutterOpen(self._mapping.shutter, False)]
-        steps += [lambda write=write: self._send(write) for write in safe_writes(self._mapping)]  # type: ignore[misc]
-        for step in steps:
-            try:
-                step()
-            except Exception as error:  # noqa: BLE001  # the next light must go out, too
-                failures.append(str(error))
-        if failures:
-            # Whether it is dark all the same is for the guard to find out: it tries again.
-            raise DeviceError(f"putting the light out failed: {'; '.join(failures)}")
+        self._stopping.set()
+        self._devices.close()
 
     def _raise_if_stopped(self) -> None:
         if self._stopping.is_set():
             raise AcquisitionStoppedError("the acquisition was stopped")
 
-    def _device(self, write: Write) -> str:
-        target = write.mapped.target
-        if isinstance(target, PropertyTarget | StageTarget):
-            return target.device
-        return self._mapping.camera if isinstance(target, ExposureTarget | CameraRegionTarget) else ""
-
-    def _whole_chip(self) -> tuple[int, int, int, int]:
-        self._core.clearROI()
-        x, y, columns, rows = self._core.getROI()
-        return int(x), int(y), int(columns), int(rows)
-
     def _pixel_size_m(self) -> float:
-        target = self._mapping.settings["pixel_size_m"].target
-        return float(getattr(target, "value", self._core.getPixelSizeUm() / _MICRO))
-
-
-@contextmanager
-def _told_as_device_errors() -> Iterator[None]:
-    try:
-        yield
-    except StedfastError:
-        raise
-    except Exception as error:
-        raise DeviceError(f"Micro-Manager: {error}") from error
+        """Return the sampling at which the whole chip shows all that can be reached."""
+        mapped = self._mapping.settings["pixel_size_m"]
+        if isinstance(mapped.target, FixedTarget):
+            return mapped.target.value
+        return mapped.high or float(self._core.getPixelSizeUm()) / _MICRO
 
 
 def load_core(mapping: DeviceMapping, folder: Path) -> CMMCore:
@@ -334,90 +255,17 @@ def load_core(mapping: DeviceMapping, folder: Path) -> CMMCore:
             f"microscope.options.device_interface: {mapping.device_interface} is asked, this pymmcore has "
             f"{told!r}; install the pymmcore whose interface is that of your Micro-Manager"
         )
-    adapters = _adapter_folder(mapping.adapters, folder)
-    core.setDeviceAdapterSearchPaths([str(adapters)])
-    config = next(
-        (path for path in (folder / mapping.config_file, adapters / mapping.config_file) if path.exists()),
-        None,
-    )
-    if config is None:
+    adapters = adapter_folder(mapping.adapters, folder)
+    if adapters is None:
         raise ConfigurationError(
-            f"microscope.options.config_file: {mapping.config_file!r} is neither in {folder} "
-            f"nor in {adapters}"
+            f"microscope.options.adapters: {mapping.adapters!r} is neither a folder nor an installed package "
+            f"of adapters"
         )
+    config = find_config(mapping, folder)
+    core.setDeviceAdapterSearchPaths([str(adapters)])
     try:
         core.loadSystemConfiguration(str(config))
     except Exception as error:
         core.unloadAllDevices()
         raise ConfigurationError(f"microscope.options.config_file: {config}: {error}") from error
     return core
-
-
-def connection_problems(core: CMMCore, mapping: DeviceMapping) -> list[str]:
-    """Return what of a mapping does not fit the loaded devices, a sentence each; nothing is written."""
-    loaded = {str(label) for label in core.getLoadedDevices()}
-    problems = [
-        f"microscope.options.{key}: there is no device {device!r}; loaded are {sorted(loaded)}"
-        for key, device in (("camera", mapping.camera), ("shutter", mapping.shutter))
-        if device not in loaded
-    ]
-    for label, library in mapping.expected_devices.items():
-        found = str(core.getDeviceLibrary(label)) if label in loaded else "nothing"
-        if found != library:
-            problems.append(
-                f"microscope.options.expected_devices.{label}: {library!r} is expected, loaded is {found!r}"
-            )
-    for number, start in enumerate(mapping.startup):
-        problems += _property_problems(core, f"microscope.options.startup.{number}", start, loaded)
-    for name, mapped in mapping.settings.items():
-        where, target = f"microscope.options.settings.{name}.target", mapped.target
-        if isinstance(target, StageTarget) and target.device not in loaded:
-            problems.append(f"{where}.device: there is no device {target.device!r}")
-        elif isinstance(target, PropertyTarget):
-            problems += _property_problems(core, where, target, loaded)
-            if not problems:
-                problems += _range_problems(core, where, target, mapped)
-    return problems
-
-
-def _property_problems(
-    core: CMMCore, where: str, target: PropertyTarget | PropertyValue, loaded: set[str]
-) -> list[str]:
-    if target.device not in loaded:
-        return [f"{where}.device: there is no device {target.device!r}"]
-    if not core.hasProperty(target.device, target.property):
-        known = sorted(core.getDevicePropertyNames(target.device))
-        return [f"{where}.property: {target.device} has no property {target.property!r}; it has {known}"]
-    if core.isPropertyReadOnly(target.device, target.property):
-        return [f"{where}.property: {target.property!r} of {target.device} is read-only"]
-    return []
-
-
-def _range_problems(core: CMMCore, where: str, target: PropertyTarget, mapped: MappedSetting) -> list[str]:
-    """Compare our limits with the adapter's own, in the device's unit."""
-    known = core.hasPropertyLimits(target.device, target.property)
-    if mapped.low is None or mapped.high is None or not known:
-        return []
-    ours = sorted((mapped.to_device(mapped.low), mapped.to_device(mapped.high)))
-    theirs = (
-        core.getPropertyLowerLimit(target.device, target.property),
-        core.getPropertyUpperLimit(target.device, target.property),
-    )
-    slack = 1e-9 * max(abs(theirs[0]), abs(theirs[1]), 1.0)
-    if theirs[0] - slack <= ours[0] and ours[1] <= theirs[1] + slack:
-        return []
-    return [f"{where}: low and high are {ours} in the device's unit, the device allows {theirs}"]
-
-
-def _adapter_folder(name: str, folder: Path) -> Path:
-    """Return the folder of device adapters: a path, or an installed package that brings them."""
-    for path in (Path(name), folder / name):
-        if path.is_dir():
-            return path
-    found = importlib.util.find_spec(name) if name.isidentifier() else None
-    if found is not None and found.origin is not None:
-        package = Path(found.origin).parent
-        return package / "libs" if (package / "libs").is_dir() else package
-    raise ConfigurationError(
-        f"microscope.options.adapters: {name!r} is neither a folder nor an installed package of adapters"
-    )

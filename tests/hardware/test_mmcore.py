@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -23,9 +24,11 @@ from controller.core.errors import (
 )
 from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
-from controller.core.protocols import Microscope
+from controller.core.protocols import Microscope, Resources
 from controller.core.settings import Region, ScanSettings
 from controller.microscopes.device_mapping import DeviceMapping
+from controller.microscopes.device_plan import Write
+from controller.microscopes.mm_devices import Devices
 from controller.microscopes.mmcore import MMCoreMicroscope, load_core
 from controller.testing import LIMITS, MicroscopeContract, resources
 
@@ -33,7 +36,12 @@ pymmcore = pytest.importorskip("pymmcore", reason="needs the extra mm")
 adapters = pytest.importorskip("mm_test_adapters", reason="needs the extra mm")
 msgpack = pytest.importorskip("msgpack", reason="needs msgpack to read the flight recorder")
 
-DEMO = load(shipped_hardware("mm_demo.toml")).hardware.config.microscope.options
+DEMO_CONFIG = load(shipped_hardware("mm_demo.toml")).hardware.config
+DEMO = DEMO_CONFIG.microscope.options
+
+
+def demo_resources(**changes: Any) -> Resources:
+    return dataclasses.replace(resources(), limits=DEMO_CONFIG.limits, safe=DEMO_CONFIG.safe, **changes)
 
 
 def demo_options(**changes: Any) -> MMCoreMicroscope.Options:
@@ -56,11 +64,11 @@ class TestDemoDevices(MicroscopeContract):
     settings = scan()
 
     def make(self) -> Microscope:
-        return MMCoreMicroscope.from_options(demo_options(), resources(clock=SystemClock()))
+        return MMCoreMicroscope.from_options(demo_options(), demo_resources(clock=SystemClock()))
 
 
 def test_brighter_light_makes_a_brighter_picture() -> None:
-    microscope = MMCoreMicroscope.from_options(demo_options(), resources())
+    microscope = MMCoreMicroscope.from_options(demo_options(), demo_resources())
     dim, bright = (microscope.acquire(scan(128, excitation_w=w)).photons for w in (10e-6, 40e-6))
     microscope.close()
     assert bright.sum() > 2 * dim.sum()
@@ -82,7 +90,7 @@ def test_brighter_light_makes_a_brighter_picture() -> None:
 )
 def test_what_does_not_fit_the_devices_is_named(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        MMCoreMicroscope.from_options(demo_options(**changes), resources())
+        MMCoreMicroscope.from_options(demo_options(**changes), demo_resources())
 
 
 @pytest.mark.parametrize(
@@ -100,13 +108,13 @@ def test_a_property_that_cannot_hold_the_setting_is_named(
     settings = json.loads(json.dumps(DEMO["settings"]))
     settings["excitation_w"] |= {"target": {"kind": "property", **target}, **extra}
     with pytest.raises(ConfigurationError, match=words):
-        MMCoreMicroscope.from_options(demo_options(settings=settings), resources())
+        MMCoreMicroscope.from_options(demo_options(settings=settings), demo_resources())
 
 
 def test_a_broken_configuration_of_micro_manager_is_named(tmp_path: Path) -> None:
     (tmp_path / "scope.cfg").write_text("Device,Camera,NoSuchAdapter,DCam\n")
     with pytest.raises(ConfigurationError, match=r"scope.cfg.*NoSuchAdapter"):
-        MMCoreMicroscope.from_options(demo_options(config_file="scope.cfg"), resources(folder=tmp_path))
+        MMCoreMicroscope.from_options(demo_options(config_file="scope.cfg"), demo_resources(folder=tmp_path))
 
 
 # ---- the flight recorder: SequenceTester writes down every command it gets, in its images ----
@@ -321,14 +329,14 @@ def test_a_device_that_ignores_a_write_is_found_by_its_read_back() -> None:
 
 def test_a_stop_from_the_session_comes_before_the_light(monkeypatch: pytest.MonkeyPatch) -> None:
     microscope, core = recorder()
-    real = MMCoreMicroscope._apply
+    real = Devices.apply
 
-    def stop_half_way(self: MMCoreMicroscope, write: Any) -> None:
+    def stop_half_way(self: Devices, write: Write) -> None:
         real(self, write)
         if write.name == "frame_s":
-            self.stop()
+            microscope.stop()
 
-    monkeypatch.setattr(MMCoreMicroscope, "_apply", stop_half_way)
+    monkeypatch.setattr(Devices, "apply", stop_half_way)
     with pytest.raises(DeviceError, match="stopped"):
         microscope.acquire(TESTED)
     assert not core.getShutterOpen("TShutter")
