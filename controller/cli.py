@@ -160,8 +160,13 @@ def serve(  # noqa: PLR0913, PLR0917  # one parameter for each option of the com
         make_server = find_server("micromanager")
 
         def make(hooks: Hooks) -> Serving:
-            hooks = replace(hooks, ready=lambda server: _tell_serving(server, folder, data, as_json))
-            return new_serving(experiment, folder, make_server, port=port, data_folder=data, hooks=hooks)
+            def ready(server: Server) -> None:
+                _tell_serving(server, folder, data, as_json)
+                if hooks.ready is not None:
+                    hooks.ready(server)
+
+            told = replace(hooks, ready=ready)
+            return new_serving(experiment, folder, make_server, port=port, data_folder=data, hooks=told)
 
         energy_j = _energy_asked_j(experiment)
         _drive(make, folder, energy_j, report, as_json, can_go_on=False)
@@ -342,7 +347,8 @@ def _play(make: Callable[[Hooks], Session | Serving], energy_j: float, as_json: 
     console = Console(stderr=True, quiet=as_json)
     stopper = _Stopper(console)
     with SessionProgress(console, energy_j) as progress, stopper.listening():
-        session = make(Hooks(progress.cycle, progress.acknowledged))
+        hooks = Hooks(progress.cycle, progress.acknowledged, lambda _: progress.waiting("clients"))
+        session = make(hooks)
         return stopper.run(session)
 
 

@@ -48,6 +48,10 @@ class SessionProgress:
         if self._console.is_terminal:
             self._live.stop()
 
+    def waiting(self, whom: str) -> None:
+        """Show that it is somebody else's turn."""
+        self._bar.update(self._task, state=f"waiting for {whom}")
+
     def acknowledged(self, index: int) -> None:
         """Count a frame that is safe on disk; called from the writer's thread."""
         self._safe_frames = index + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -418,6 +419,19 @@ def test_a_client_that_dies_is_recorded_and_the_next_one_is_served(tmp_path: Pat
     assert reader.problems() == []
     assert told["frames"] == len(reader.frames) >= 3
     assert [cycle.index for cycle in reader.cycles] == list(range(told["cycles"]))
+
+
+def test_what_is_no_request_does_no_harm_to_a_served_session(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        for greeting in (b"GET / HTTP/1.1\r\n\r\n", b"\x00" * 64, b"\xff"):
+            with socket.create_connection(("127.0.0.1", int(server.port))) as raw:
+                raw.sendall(greeting)
+        said = server.client("errors")
+        assert "exposure_ms" in said["key"]
+        assert server.client("shutter")["open"]
+        assert server.end(signal.SIGINT)[0] == 0
+    reader = SessionReader(server.session)
+    assert (reader.status, reader.problems()) == ("completed", [])
 
 
 def test_a_served_session_that_is_killed_has_lost_nothing_acknowledged(tmp_path: Path) -> None:
