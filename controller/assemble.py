@@ -6,8 +6,8 @@ import json
 import platform
 import uuid
 import zlib
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,6 +26,7 @@ from controller.config import (
     load,
     plugin_options,
 )
+from controller.core.checking import Bench, Checkable, OfflineCheck
 from controller.core.clock import SimulatedClock, SystemClock
 from controller.core.decision import Acquire, Budget, Cycle, Decision, Observation
 from controller.core.errors import ConfigurationError, SessionFolderError
@@ -39,6 +40,7 @@ from controller.core.protocols import (
     Resources,
     Segmenter,
 )
+from controller.core.settings import Settings
 from controller.labels.store import LabelStore
 from controller.microscopes.replay import RecordedSession
 from controller.plugins import Role, Server, ServerMaker, find
@@ -184,6 +186,40 @@ def check_microscope(experiment: Experiment) -> tuple[Capabilities, Decision, st
         parts.microscope.close()
 
 
+def check_offline(experiment: Experiment) -> OfflineCheck | None:
+    """Check a microscope of real devices by its files alone; ``None`` if its driver is not one of those.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming every problem with file, line and key.
+    """
+    builder = _Builder.fresh(experiment)
+    driver, options = builder.driver()
+    if not isinstance(driver, Checkable):
+        return None
+    found = driver.check_offline(options, builder.resources("microscope", None))
+    if found.problems:
+        raise ConfigurationError(*(builder.placed(problem, "microscope") for problem in found.problems))
+    return found
+
+
+def open_bench(experiment: Experiment) -> Bench | None:
+    """Connect to devices for a check, dark and without a session; ``None`` as for :func:`check_offline`.
+
+    Raises
+    ------
+    ConfigurationError
+        Naming what does not fit the devices, with file, line and key.
+    """
+    builder = _Builder.fresh(experiment)
+    driver, options = builder.driver()
+    if not isinstance(driver, Checkable):
+        return None
+    with builder.problems_placed("microscope"):
+        return driver.open_bench(options, builder.resources("microscope", None))
+
+
 def versions() -> dict[str, str]:
     """Return the versions of everything that may change a result."""
     found = {"python": platform.python_version()}
@@ -284,9 +320,26 @@ class _Builder:
     def _make(
         self, role: Role, name: str, options: dict[str, Any], purpose: str, told: Capabilities | None
     ) -> Policy | Denoiser | Segmenter | Microscope:
+        with self.problems_placed(purpose, name):
+            return cast(
+                "Policy | Denoiser | Segmenter | Microscope",
+                find(role, name).from_options(
+                    plugin_options(role, name, options), self.resources(purpose, told)
+                ),
+            )
+
+    def driver(self) -> tuple[object, Settings]:
+        """Return the class of the microscope's driver, and its options."""
+        config = self.hardware.microscope
+        return find("microscopes", config.driver), plugin_options(
+            "microscopes", config.driver, config.options
+        )
+
+    def resources(self, purpose: str, told: Capabilities | None) -> Resources:
+        """Return what a plug-in is made with."""
         # A stream for each purpose, hashed from the seed: one more plug-in changes no other's numbers.
         seeds = np.random.SeedSequence([self.config.seed, zlib.crc32(purpose.encode())])
-        resources = Resources(
+        return Resources(
             rng=np.random.default_rng(seeds),
             clock=self.clock,
             folder=self.folder,
@@ -294,21 +347,22 @@ class _Builder:
             safe=self.hardware.safe,
             capabilities=told,
         )
+
+    @contextmanager
+    def problems_placed(self, purpose: str, name: str = "") -> Iterator[None]:
+        """Say in which file and line a plug-in's own check found its problems."""
         try:
-            return cast(
-                "Policy | Denoiser | Segmenter | Microscope",
-                find(role, name).from_options(plugin_options(role, name, options), resources),
-            )
+            yield
         except ConfigurationError as error:
-            problems = [self._placed(problem, purpose) for problem in error.problems]
+            problems = [self.placed(problem, purpose) for problem in error.problems]
             raise ConfigurationError(*problems) from error
         except ImportError as error:
             raise ConfigurationError(
-                f"{name!r} needs a library that is not installed: {error}; "
+                f"{name or purpose!r} needs a library that is not installed: {error}; "
                 f"the simulator needs: pip install 'stedfast[sim]'"
             ) from error
 
-    def _placed(self, problem: str, purpose: str) -> str:
+    def placed(self, problem: str, purpose: str) -> str:
         """Say in which file and line a plug-in's own check found a problem."""
         if self._files is None:
             return problem
@@ -318,7 +372,8 @@ class _Builder:
         if not key.startswith(f"{table}.options"):
             key = f"{table}.options"
             problem = f"{key}: {problem}"
-        return f"{file.path}:{line_of(file.text, key.split('.'))}: {problem}"
+        location = [int(part) if part.isdigit() else part for part in key.split(".")]
+        return f"{file.path}:{line_of(file.text, location)}: {problem}"
 
 
 def _open(make: Callable[[], Parts], folder: Path, start: dict[str, Any], hooks: Hooks | None) -> Session:

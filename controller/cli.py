@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from controller.assemble import Hooks
     from controller.config import Experiment
+    from controller.core.checking import OfflineCheck
     from controller.plugins import Server
     from controller.recording.documents import StartDocument
     from controller.serving import Serving
@@ -71,22 +72,51 @@ def new(
                 f"{', '.join(shipped)}"
             )
         hardware = source.name
-        for target in (folder / hardware, folder / "experiment.toml"):
+        copied = [source, *_companions(source)]
+        for target in (*(folder / path.name for path in copied), folder / "experiment.toml"):
             if target.exists():
                 raise ConfigurationError(f"{target} exists already; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, folder / hardware)
+        for path in copied:
+            shutil.copyfile(path, folder / path.name)
         name = json.dumps(folder.resolve().name, ensure_ascii=False)
         text = template.read_text().replace('"NAME"', name)
+        text = re.sub(
+            r"^session_energy_j = .*$", lambda m: _energy_line(source, m[0]), text, flags=re.MULTILINE
+        )
         (folder / "experiment.toml").write_text(text.replace('"HARDWARE"', json.dumps(hardware)))
-        typer.echo(f"{folder}/experiment.toml and {folder}/{hardware} are yours to edit. Next:")
+        files = ", ".join(f"{folder}/{path.name}" for path in copied)
+        typer.echo(f"{folder}/experiment.toml, {files} are yours to edit. Next:")
         typer.echo(f"  stedfast check {folder}\n  stedfast run {folder}")
 
 
 @app.command()
-def check(config: ConfigArgument, as_json: JsonOption = False) -> None:
-    """Check a configuration and its microscope: connect and ask, but move and light nothing."""
-    _check(config, {}, as_json)
+def check(
+    config: ConfigArgument,
+    live: Annotated[bool, typer.Option("--live", help="Connect to the devices and read them.")] = False,
+    exercise: Annotated[
+        bool, typer.Option("--exercise", help="Connect, and move every setting a little, in the dark.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a configuration and its microscope; real devices are not connected to unless asked.
+
+    Nothing is lit. Simulated microscopes are started, and their policy is asked for its first decision.
+    """
+    with _errors_told(as_json):
+        from controller.assemble import check_offline
+        from controller.config import load
+        from controller.core.errors import ConfigurationError
+
+        experiment = load(config)
+        offline = check_offline(experiment)
+        if offline is not None:
+            _check_devices(experiment, offline, as_json, live=live, exercise=exercise)
+        elif exercise:
+            driver = experiment.hardware.config.microscope.driver
+            raise ConfigurationError(f"--exercise: the driver {driver!r} has no devices that could be moved")
+        else:
+            _check(config, {}, as_json)
 
 
 @app.command()
@@ -278,6 +308,76 @@ def label(
         )
 
 
+def _toml(path: Path) -> dict[str, Any]:
+    """Return what a configuration says; nothing, if it is not one: to say so is for 'check'."""
+    import tomllib
+
+    with suppress(tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return tomllib.loads(path.read_text())
+    return {}
+
+
+def _companions(hardware: Path) -> list[Path]:
+    """Return the files beside a hardware configuration that it cannot do without."""
+    with suppress(AttributeError):
+        options = _toml(hardware).get("microscope", {}).get("options", {})
+        path = hardware.parent / str(options.get("config_file", ""))
+        if path.is_file() and path.parent == hardware.parent:
+            return [path]
+    return []
+
+
+def _energy_line(hardware: Path, line: str) -> str:
+    """Return the template's budget, or the microscope's own limit if that is less."""
+    key, _, rest = line.partition(" = ")
+    template_j, _, comment = rest.partition("#")
+    with suppress(AttributeError, TypeError):
+        limit_j = _toml(hardware).get("limits", {}).get("session_energy_max_j", template_j)
+        return f"{key} = {min(float(template_j), limit_j):g}       #{comment}"
+    return line
+
+
+def _check_devices(
+    experiment: Experiment, offline: OfflineCheck, as_json: bool, *, live: bool, exercise: bool
+) -> None:
+    """Tell what the files say of real devices, and, if asked, what the devices say themselves."""
+    from controller.checkup import Checkup, check_devices
+
+    def tell(line: str) -> None:
+        if not as_json:
+            typer.echo(line)
+
+    tell(f"{experiment.session.path}: ok")
+    if not experiment.is_hardware_alone:
+        tell(f"{experiment.hardware.path}: ok")
+    if offline.summary:
+        tell(offline.summary)
+    tell(_limits_line(experiment))
+    for note in offline.notes:
+        tell(f"note: {note}")
+    if live or exercise:
+        found = check_devices(experiment, offline, tell, exercise=exercise)
+        tell("the lights are at their safe values; the devices are released")
+    else:
+        found = Checkup(offline)
+        tell("the devices were not connected to; --live reads them, --exercise moves them, in the dark")
+    status = "failed" if found.has_failed else "ok"
+    if as_json:
+        name = experiment.hardware.config.name
+        told = {"status": status, "microscope": name, "simulated": False, "is_connected": live or exercise}
+        typer.echo(json.dumps(told | found.as_json()))
+    if found.has_failed:
+        raise typer.Exit(EXIT_FAILURE)
+
+
+def _limits_line(experiment: Experiment) -> str:
+    limits = experiment.hardware.config.limits
+    return (
+        f"limits: excitation {1e6 * limits.excitation_max_w:g} uW, "
+        f"STED {1e3 * limits.sted_max_w:g} mW, session {limits.session_energy_max_j:g} J"
+    )
+
+
 def _check(config: Path, overrides: dict[str, Any], as_json: bool) -> None:
     with _errors_told(as_json):
         from controller.assemble import check_microscope
@@ -285,7 +385,6 @@ def _check(config: Path, overrides: dict[str, Any], as_json: bool) -> None:
 
         experiment = load(config, overrides)
         capabilities, decision, refusal = check_microscope(experiment)
-        limits = experiment.hardware.config.limits
         report = {
             "status": "refused" if refusal else "ok",
             "microscope": capabilities.name,
@@ -304,10 +403,7 @@ def _check(config: Path, overrides: dict[str, Any], as_json: bool) -> None:
             typer.echo(f"{experiment.hardware.path}: ok")
             typer.echo(f"microscope: {capabilities.name}, {', '.join(capabilities.modalities)}")
             typer.echo(f"field of view: {height:g} x {width:g} um")
-            typer.echo(
-                f"limits: excitation {1e6 * limits.excitation_max_w:g} uW, "
-                f"STED {1e3 * limits.sted_max_w:g} mW, session {limits.session_energy_max_j:g} J"
-            )
+            typer.echo(_limits_line(experiment))
             typer.echo(f"first decision of {report['policy']!r}: {decision.reason}")
             if refusal:
                 typer.echo(f"the guard would refuse it: {refusal}", err=True)
