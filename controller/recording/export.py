@@ -1,7 +1,8 @@
 """Exports a session for Fiji and for spreadsheets: OME-TIFF and CSV, in a new folder.
 
-Frames taken with exactly the same settings at the same place become one time-lapse, so that Fiji
-opens what belongs together in one window; every other frame is a file of its own. The values of the
+A movie is one file. Frames taken with exactly the same settings at the same place become one
+time-lapse, so that Fiji opens what belongs together in one window; every other frame is a file of its
+own. The values of the
 pixels are those of the session. The session itself is only read.
 """
 
@@ -16,7 +17,6 @@ import tifffile
 from numpy.typing import NDArray
 
 from controller.core.errors import RecordingError, SessionFolderError
-from controller.core.frame import Frame
 from controller.recording.documents import FrameDocument
 from controller.recording.reader import SessionReader
 from controller.recording.tables import (
@@ -87,37 +87,39 @@ def _write_images(reader: SessionReader, folder: Path) -> tuple[list[dict[str, A
     together: dict[tuple[str, str], list[FrameDocument]] = {}
     for index in sorted(reader.frames):
         document = reader.frames[index]
-        together.setdefault((document.settings.model_dump_json(), document.dtype), []).append(document)
+        alike = document.settings.model_dump_json() if document.plane is None else document.path
+        together.setdefault((alike, document.dtype), []).append(document)
     rows: list[dict[str, Any]] = []
     files: list[Path] = []
     unreadable: list[str] = []
     for group in together.values():
-        documents, frames = [], []
+        documents = []
         for document in group:
-            try:
-                frames.append(reader.frame(document.index))
+            if (problem := reader.problem(document)) is None:
                 documents.append(document)
-            except SessionFolderError as error:
+            else:
                 unreadable.append(f"frame {document.index}")
-                rows.append(frame_row(document, "", None, str(error)))
-        if not frames:
+                rows.append(frame_row(document, "", None, problem))
+        if not documents:
             continue
         path = folder / f"{documents[0].settings.modality}_{documents[0].index:06d}.ome.tif"
-        _write_tiff(path, frames, reader.start.run_id)
+        _write_tiff(path, documents, reader)
         files.append(path)
         rows += [frame_row(d, path.name, plane, "") for plane, d in enumerate(documents)]
     return sorted(rows, key=lambda row: int(row["frame"])), files, unreadable
 
 
-def _write_tiff(path: Path, frames: Sequence[Frame], run_id: str) -> None:
+def _write_tiff(path: Path, frames: Sequence[FrameDocument], reader: SessionReader) -> None:
     settings = frames[0].settings
     pixel_um = settings.pixel_size_m * 1e6
     count = len(frames)
+    dtype = _dtype(frames, reader)
+    numbers = ", ".join(str(frame.index) for frame in frames)
     y_um, x_um = (centre * 1e6 for centre in settings.region.center_yx_m)
     metadata: dict[str, Any] = {
         "axes": "TYX",
         "Name": path.name.removesuffix(".ome.tif"),
-        "Description": f"Stedfast run {run_id}, frames {', '.join(str(frame.index) for frame in frames)}",
+        "Description": f"Stedfast run {reader.start.run_id}, frames {numbers}",
         "PhysicalSizeX": pixel_um,
         "PhysicalSizeXUnit": "µm",
         "PhysicalSizeY": pixel_um,
@@ -137,13 +139,24 @@ def _write_tiff(path: Path, frames: Sequence[Frame], run_id: str) -> None:
     per_cm = 1e4 / pixel_um
     tifffile.imwrite(
         path,
-        np.stack([storable(frame.photons) for frame in frames]),
+        # One by one: a movie may be larger than the memory.
+        (reader.frame(frame.index).photons.astype(dtype) for frame in frames),
+        shape=(count, *settings.shape_yx),
+        dtype=dtype,
         ome=True,
         photometric="minisblack",
         resolution=(per_cm, per_cm),  # for readers of TIFF that do not read OME-XML
         resolutionunit="CENTIMETER",
         metadata=metadata,
     )
+
+
+def _dtype(frames: Sequence[FrameDocument], reader: SessionReader) -> np.dtype[Any]:
+    """Return the kind of number that holds the values of all frames."""
+    dtype = np.dtype(frames[0].dtype)
+    if dtype.name in _OME_KINDS:
+        return dtype
+    return np.result_type(*{storable(reader.frame(frame.index).photons).dtype for frame in frames})
 
 
 def storable(image: NDArray[Any]) -> NDArray[Any]:

@@ -33,7 +33,9 @@ class Record:
         self.reader = reader
         self.cycles = reader.cycles
         self.frames: list[FrameDocument] = [reader.frames[index] for index in sorted(reader.frames)]
-        self.visits: list[Visit] = find_visits(self.frames)
+        # One for each scan: of a movie the last frame, the one that was worked on.
+        self.images: list[FrameDocument] = list({frame.path: frame for frame in self.frames}.values())
+        self.visits: list[Visit] = find_visits(self.images)
         self.cycle_of = {c.frame_index: c for c in self.cycles if c.frame_index is not None}
         self.unreadable: list[str] = []
 
@@ -118,7 +120,9 @@ class Record:
     def modality_counts(self) -> str:
         """Return how many frames of each modality there are, in words."""
         counts: Counter[str] = Counter(frame.settings.modality for frame in self.frames)
-        return ", ".join(f"{counts[key]} {name}" for key, name in MODALITIES.items() if counts[key])
+        found = [f"{counts[key]} {name}" for key, name in MODALITIES.items() if counts[key]]
+        movies = sum(image.plane is not None for image in self.images)
+        return ", ".join([*found, *([f"in {plural(movies, 'movie')}"] if movies else [])])
 
     def summary(self) -> str:
         """Return the session in one sentence."""
@@ -193,7 +197,8 @@ class Record:
         """Return the settings of a request, or the text of a question."""
         decision = cycle.decision
         if isinstance(decision, Acquire):
-            return describe(decision.settings)
+            movie = f" · movie of {decision.frames} frames" if decision.frames > 1 else ""
+            return describe(decision.settings) + movie
         return decision.question.text if isinstance(decision, AskLabel) else ""
 
     def frame(self, index: int) -> Frame | None:
@@ -229,8 +234,8 @@ class Record:
         lost = self.reader.unsettled()
         if lost:
             found.append(
-                f"{plural(len(lost), 'scan')} booked without a frame (failed, cut off or still running); the "
-                f"worst case of {quantity(sum(b.energy_j for b in lost), 'J')} counts as delivered."
+                f"{plural(len(lost), 'scan')} booked without all frames (failed, cut off or still running); "
+                f"the worst case of {quantity(sum(b.energy_j for b in lost), 'J')} counts as delivered."
             )
         stop = self.reader.stop
         if stop and stop.frames != len(self.frames):
@@ -264,6 +269,13 @@ def describe(settings: ScanSettings) -> str:
     if settings.modality == "sted":
         parts.append(f"STED {quantity(settings.sted_w, 'W')}")
     return " · ".join(parts)
+
+
+def name_of(frame: FrameDocument) -> str:
+    """Return how a frame is called; the last one of a movie stands for all of it."""
+    if not frame.plane:
+        return f"frame {frame.index}"
+    return f"frames {frame.index - frame.plane} to {frame.index}"
 
 
 def place_of(settings: ScanSettings) -> str:

@@ -20,7 +20,7 @@ from controller.recording import report_figures as figures
 from controller.recording import units
 from controller.recording.documents import CycleDocument
 from controller.recording.reader import SessionReader
-from controller.recording.record import Record
+from controller.recording.record import Record, name_of
 from controller.recording.report_panels import moments
 
 _ROWS_MAX = 400
@@ -165,7 +165,7 @@ def _row(record: Record, cycle: CycleDocument) -> dict[str, Any]:
     if cycle.refused is not None or cycle.failure is not None:
         outcome, sort = ("refused" if cycle.refused is not None else "failed"), "refused"
     elif cycle.frame_index is not None:
-        outcome, sort = f"frame {cycle.frame_index}", "done"
+        outcome, sort = name_of(record.reader.frames[cycle.frame_index]), "done"
     elif isinstance(decision, AskLabel):
         outcome, sort = "asked", "done"
     else:

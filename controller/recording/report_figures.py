@@ -12,7 +12,7 @@ from controller.core.decision import AskLabel
 from controller.recording import maps as mapping
 from controller.recording.charts import WIDE, Chart, Series, evenly, outline, plot, time_axis
 from controller.recording.documents import FrameDocument
-from controller.recording.record import MODALITIES, Record, place_of
+from controller.recording.record import MODALITIES, Record, name_of, place_of
 from controller.recording.report_panels import question_panel
 from controller.recording.units import duration, name_and_unit, percent, plural, quantity
 
@@ -25,7 +25,7 @@ _BLEACHING_PLACES_MAX = 24
 
 def maps(record: Record) -> dict[str, Any]:
     """Return the map of the sample and the map of the dose, over the same extent."""
-    regions = [f.settings.region for f in record.frames] + [s.region for _, s, _, _ in record.bookings]
+    regions = [f.settings.region for f in record.images] + [s.region for _, s, _, _ in record.bookings]
     if not regions:
         return {"sample": None, "dose": None, "note": "", "contrast": ""}
     cell_m = record.limits.dose_cell_m if record.limits else 2e-7
@@ -57,11 +57,11 @@ def settings_charts(record: Record) -> list[Chart]:
         ("Time on a pixel", "pixel_time_s", "s"),
         ("Pixel size", "pixel_size_m", "m"),
     ):
-        frames = [f for f in record.frames if field != "sted_w" or f.settings.modality == "sted"]
+        frames = [f for f in record.images if field != "sted_w" or f.settings.modality == "sted"]
         if frames:
             values = [float(getattr(f.settings, field)) for f in frames]
             kinds = [f.settings.modality for f in frames]
-            names = [f"{MODALITIES[f.settings.modality]}, frame {f.index}" for f in frames]
+            names = [f"{MODALITIES[f.settings.modality]}, {name_of(f)}" for f in frames]
             series = Series([f.started_s for f in frames], values, kinds, "none", names)
             charts.append(plot(title, [series], unit=unit, x=x))
     return charts

@@ -13,7 +13,7 @@ from controller.core.settings import ScanSettings
 from controller.recording.charts import evenly
 from controller.recording.documents import CycleDocument, FrameDocument
 from controller.recording.pictures import Contrast, Panel, aspect, contrast, fit, outlines, png_uri, scale_bar
-from controller.recording.record import MODALITIES, Record, describe, place_of
+from controller.recording.record import MODALITIES, Record, describe, name_of, place_of
 from controller.recording.units import duration, figure, plural
 from controller.recording.visits import Moment, Visit, choose_moments, lead_moments, merits
 
@@ -57,7 +57,7 @@ def moments(record: Record) -> tuple[list[MomentFigure], list[MomentFigure]]:
 
 
 def _moments_of_overviews(record: Record) -> list[Moment]:
-    some = [record.frames[n] for n in evenly(len(record.frames), 4)]
+    some = [record.images[n] for n in evenly(len(record.images), 4)]
     return [Moment(Visit(0, (frame,)), frame) for frame in some]
 
 
@@ -68,7 +68,7 @@ def _moment(record: Record, moment: Moment, side: int) -> MomentFigure:
     where = f"Visit {moment.visit.number}" if moment.visit.number else "Overview"
     return MomentFigure(
         heading=f"{where} · {MODALITIES[key.settings.modality]}" if moment.visit.number else where,
-        when=f"{duration(key.started_s)} · frame {key.index}",
+        when=f"{duration(key.started_s)} · {name_of(key)}{', the last of them' if key.plane else ''}",
         place=place_of(key.settings),
         settings=describe(key.settings),
         reason=cycle.decision.reason if cycle else "",

@@ -49,7 +49,7 @@ def cycle_columns(reader: SessionReader) -> tuple[str, ...]:
     evidence = _names(cycle.decision.evidence for cycle in reader.cycles)
     stages = _names(cycle.timings_s for cycle in reader.cycles)
     return (
-        *("cycle", "now_s", "decision", "decided_by", "reason", "frame", "refused", "faults"),
+        *("cycle", "now_s", "decision", "decided_by", "reason", "frame", "frames", "refused", "faults"),
         *_SETTINGS,
         *("objects", "dose_energy_j", "dose_peak_j_per_m2"),
         *(f"evidence_{name}" for name in evidence),
@@ -117,6 +117,7 @@ def cycle_rows(reader: SessionReader) -> Iterator[dict[str, Any]]:
             "decided_by": cycle.decided_by,
             "reason": decision.reason,
             "frame": "" if cycle.frame_index is None else cycle.frame_index,
+            "frames": decision.frames if isinstance(decision, Acquire) else "",
             "refused": cycle.refused or "",
             "faults": "; ".join(cycle.faults),
             **_settings_row(decision.settings if isinstance(decision, Acquire) else None),

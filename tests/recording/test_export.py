@@ -9,7 +9,7 @@ import tifffile
 from numpy.typing import NDArray
 
 from controller.core.clock import SimulatedClock
-from controller.core.decision import Acquire, AskLabel, Cycle, Question, Stop
+from controller.core.decision import Acquire, AskLabel, Cycle, Dose, Question, Stop
 from controller.core.dose import DoseLedger, Lit
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Denoised, Frame, Segmentation
@@ -18,6 +18,9 @@ from controller.recording.export import export_session, storable
 from controller.recording.reader import SessionReader
 from controller.recording.writer import SessionWriter, claim_folder
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
+from tests.recording.test_movies import film, record_movie
+from tests.recording.test_writer import START, mixed_frames
+from tests.recording.test_writer import record as record_one
 
 STED = CONFOCAL.replace(modality="sted", sted_w=0.03)
 ELSEWHERE = CONFOCAL.replace(region=Region(center_yx_m=(1e-6, -2e-6), size_yx_m=(0.32e-6, 0.32e-6)))
@@ -108,6 +111,31 @@ def test_frames_of_the_same_scan_are_one_time_lapse(tmp_path: Path) -> None:
     with tifffile.TiffFile(written[0]) as file:
         assert file.series[0].shape == (2, *CONFOCAL.shape_yx)
         assert file.series[0].axes == "TYX"
+
+
+def test_a_movie_is_one_file_even_if_other_frames_are_like_it(tmp_path: Path) -> None:
+    writer = SessionWriter.create(claim_folder(tmp_path / "session"), START)
+    record_one(writer, mixed_frames()[0], 0)
+    record_movie(writer, film(1), 1)
+    record_movie(writer, film(5, planes=2), 2)
+    writer.finish("interrupted", "test", cycles=3, faults=0, dose=Dose(), now_s=0.0)
+    reader = SessionReader(tmp_path / "session")
+    written = export_session(reader, tmp_path / "out")
+    images = {path.name: tifffile.imread(path) for path in written if path.suffix == ".tif"}
+    assert {name: image.shape[:-2] for name, image in images.items()} == {
+        "confocal_000000.ome.tif": (),
+        "confocal_000001.ome.tif": (4,),
+        "confocal_000005.ome.tif": (2,),
+    }
+    assert np.array_equal(images["confocal_000001.ome.tif"], [frame.photons for frame in film(1)])
+    table = rows(tmp_path / "out" / "frames.csv")
+    assert [(row["file"][9:15], row["plane"]) for row in table[:6]] == [
+        ("000000", "0"),
+        *(("000001", str(plane)) for plane in range(4)),
+        ("000005", "0"),
+    ]
+    cycles = rows(tmp_path / "out" / "cycles.csv")
+    assert [row["frame"] for row in cycles] == ["0", "4", "6"]
 
 
 def test_pixel_size_and_position_are_in_micrometres(tmp_path: Path) -> None:

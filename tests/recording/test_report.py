@@ -62,12 +62,13 @@ class Recording:
     def step(self, decision: Decision, *, understood: bool = True, **more: Any) -> None:
         now_s, frame, found, clean = self.clock.now_s(), None, None, None
         if isinstance(decision, Acquire) and "refused" not in more:
-            booking = self.ledger.reserve(decision.settings)
+            booking = self.ledger.reserve(decision.settings, decision.frames)
             self.writer.reserve(booking, self.cycles, now_s)
-            frame = self.microscope.acquire(decision.settings)
-            self.ledger.settle(booking, Lit.by(decision.settings))
-            self.writer.append_frame(frame, self.cycles)
-            if understood:
+            for plane in range(decision.frames):
+                frame = self.microscope.acquire(decision.settings)
+                self.writer.append_frame(frame, self.cycles, plane if decision.frames > 1 else None)
+            self.ledger.settle(booking, Lit.sum([Lit.by(decision.settings)] * decision.frames))
+            if understood and frame is not None:
                 clean = Denoised(frame.photons, np.ones_like(frame.photons), frame.index)
                 found = _segment(frame)
         cycle = Cycle(
@@ -281,6 +282,21 @@ def odd_shapes(folder: Path) -> SessionReader:
     return session.end()
 
 
+def movies(folder: Path) -> SessionReader:
+    """Two movies at one place, a picture at another, and a movie that was cut off."""
+    session = Recording(folder)
+    movie = Acquire(settings=scan("confocal"), reason="what happens there?", frames=6)
+    session.step(movie)
+    session.step(acquire(scan("confocal", 2e-6)))
+    session.step(movie)
+    booking = session.ledger.reserve(scan("confocal"), 5)
+    session.writer.reserve(booking, session.cycles, 9.0)
+    for plane in range(2):
+        session.writer.append_frame(session.microscope.acquire(scan("confocal")), session.cycles, plane)
+    session.ledger.settle(booking, booking.lit())
+    return session.end("failed", "the power failed")
+
+
 def strange_record(folder: Path) -> SessionReader:
     session = Recording(folder, experiment={}, hardware={"limits": {"of": "another version"}}, microscope={})
     session.step(acquire(scan("confocal")))
@@ -295,8 +311,19 @@ def strange_record(folder: Path) -> SessionReader:
             ["Failed", "the shutter does not answer", "No frame was acknowledged", "No cycle was finished"],
         ),
         (time_lapse, ["Interrupted", "Ctrl-C", "No overview was taken", "1 place", "Show 40 decisions"]),
-        (unfinished, ["Unfinished", "1 scan booked without a frame", "stedfast resume session"]),
+        (unfinished, ["Unfinished", "1 scan booked without all frames", "stedfast resume session"]),
         (only_an_overview, ["Completed", "1 overview", "0 visits"]),
+        (
+            movies,
+            [
+                "15 confocal, in 3 movies",
+                "3 visits",
+                "frames 7 to 12",
+                "frames 0 to 5, the last of them",
+                "movie of 6 frames",
+                "1 scan booked without all frames",
+            ],
+        ),
         (odd_shapes, [f"100 {units.TIMES} 1 px", f"1 {units.TIMES} 100 px"]),
         (strange_record, ["Unnamed experiment", "limits in the record are not understood", "session clock"]),
     ],
