@@ -218,6 +218,43 @@ def test_a_device_that_fails_in_a_movie(core: Any, tmp_path: Path, fault: tuple[
     play_on_core(core, tmp_path, fault, frames=3, overrun_s=0.5)
 
 
+class Vanishing(KeptCore):
+    """A core whose devices are gone from some call on, as if a cable was pulled."""
+
+    def __init__(self, core: Any, calls: int) -> None:
+        super().__init__(core)
+        self.left = calls
+
+    def __getattr__(self, name: str) -> Any:
+        real = super().__getattr__(name)
+
+        def call(*arguments: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise RuntimeError(f"{name}: no answer from the device")
+            return real(*arguments)
+
+        return call
+
+
+@pytest.mark.parametrize("calls", [0, 5, 12, 25, 40])
+def test_devices_that_vanish_end_the_session_with_what_to_do(core: Any, tmp_path: Path, calls: int) -> None:
+    vanishing = Vanishing(core, 10**9)
+    mapping = DeviceMapping.model_validate_json(json.dumps(DEMO.microscope.options))
+    microscope = MMCoreMicroscope(vanishing, mapping, SystemClock())  # type: ignore[arg-type]
+    vanishing.left = calls
+    outcome = run(tmp_path, microscope, DEMO.limits.replace(overrun_max_s=0.15), Rounds(DEMO_SCAN))
+    assert outcome.status == "failed"
+    assert "close the shutter by hand" in outcome.reason
+    reader = SessionReader(tmp_path)
+    assert reader.problems() == []
+    assert reader.stop is not None
+    assert reader.stop.status == "failed"
+    # Nobody knows how long the light stayed on: at least all that was booked counts.
+    assert reader.stop.dose.energy_j >= 0.999 * sum(b.energy_j for b in reader.reservations)
+    core.setShutterOpen("White Light Shutter", False)
+
+
 # ---- any driver
 
 
