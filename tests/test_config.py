@@ -73,7 +73,7 @@ def test_the_shipped_configurations_are_valid_alone_and_through_an_experiment(tm
             'driver = "simulator"',
             'driver = "simulater"',
             "microscope.driver",
-            "installed are mmcore, replay, simulator",
+            "installed are imspector, mmcore, ",
         ),
         ('driver = "simulator"', 'driver = "os:system"', "microscope.driver", "is not a microscope"),
         ('driver = "simulator"', 'driver = "no.such:Thing"', "microscope.driver", "cannot be imported"),

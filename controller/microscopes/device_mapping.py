@@ -202,6 +202,7 @@ class ScanMapping(Settings):
                     f"allowed are {list(self.target_kinds)}"
                 )
             problems += _setting_problems(name, mapped)
+        problems += self._clashes()
         if "sted" in self.modalities and "sted_w" not in self.settings:
             problems.append("modality 'sted' needs settings.sted_w")
         problems += [
@@ -212,6 +213,23 @@ class ScanMapping(Settings):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _clashes(self) -> list[str]:
+        """Two settings of one property: the second write would undo the first."""
+        problems: list[str] = []
+        taken: dict[str, SettingName] = {}
+        for name, mapped in self.settings.items():
+            target = mapped.target
+            places: tuple[str, ...] = ()
+            if isinstance(target, PropertyTarget):
+                places = (f"{target.device}, {target.property}",)
+            elif isinstance(target, ParameterTarget):
+                places = (target.path,) if isinstance(target.path, str) else target.path
+            for place in places:
+                if place in taken:
+                    problems.append(f"settings.{name}.target: {place!r} is that of {taken[place]}, too")
+                taken[place] = name
+        return problems
 
     def _order_problems(self) -> list[str]:
         problems = []

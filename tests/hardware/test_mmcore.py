@@ -30,7 +30,7 @@ from controller.microscopes.device_mapping import DeviceMapping
 from controller.microscopes.device_plan import Write
 from controller.microscopes.mm_devices import Devices
 from controller.microscopes.mmcore import MMCoreMicroscope, load_core
-from controller.testing import LIMITS, MicroscopeContract, resources
+from controller.testing import MicroscopeContract, resources
 
 pymmcore = pytest.importorskip("pymmcore", reason="needs the extra mm")
 adapters = pytest.importorskip("mm_test_adapters", reason="needs the extra mm")
@@ -119,56 +119,21 @@ def test_a_broken_configuration_of_micro_manager_is_named(tmp_path: Path) -> Non
 
 # ---- the flight recorder: SequenceTester writes down every command it gets, in its images ----
 
-LASERS = {"excitation_w": "TSwitcher1", "sted_w": "TSwitcher2"}
-LIGHT = {
-    "unit": "step",
-    "calibration": {"kind": "linear", "scale": 1e5},
-    "low": 0.0,
-    "high": 100e-6,
-    "safe": 0.0,
-    "tolerance": 1e-9,
-}
-RECORDER: dict[str, Any] = {
-    "config_file": "none",
-    "adapters": "mm_test_adapters",
-    "device_interface": 75,
-    "camera": "TCamera",
-    "shutter": "TShutter",
-    "modalities": ["confocal", "sted"],
-    "order": ["stage", "pixel_size_m", "frame_s", "excitation_w", "sted_w"],
-    "settings": {
-        "stage": {"target": {"kind": "xy_stage", "device": "TXYStage"}},
-        "pixel_size_m": {"target": {"kind": "fixed", "value": 1e-6}},
-        "frame_s": {"target": {"kind": "exposure"}, "low": 1e-3, "high": 1.0},
-        **{
-            name: {
-                **LIGHT,
-                "target": {"kind": "property", "device": device, "property": "State", "decimals": 0},
-            }
-            for name, device in LASERS.items()
-        },
-    },
-}
+RECORDER_CONFIG = load(shipped_hardware("mm_sequence_tester.toml")).hardware.config
+RECORDER = RECORDER_CONFIG.microscope.options
+
+
+def recorder_mapping() -> DeviceMapping:
+    return MMCoreMicroscope.Options.model_validate_json(json.dumps(RECORDER))
 
 
 def recorder_core() -> Any:
-    core = pymmcore.CMMCore()
-    core.setDeviceAdapterSearchPaths([adapters.device_adapter_path()])
-    core.loadDevice("THub", "SequenceTester", "THub")
-    core.initializeDevice("THub")
-    for device in ("TCamera", "TShutter", "TXYStage", "TSwitcher1", "TSwitcher2"):
-        core.loadDevice(device, "SequenceTester", device)
-        core.setParentLabel(device, "THub")
-        if device == "TCamera":
-            core.setProperty(device, "ImageMode", "MachineReadable")
-        core.initializeDevice(device)
-    return core
+    return load_core(recorder_mapping(), shipped_hardware("x").parent)
 
 
 def recorder() -> tuple[MMCoreMicroscope, Any]:
-    mapping = DeviceMapping.model_validate_json(json.dumps(RECORDER))
     core = recorder_core()
-    return MMCoreMicroscope(core, mapping, SimulatedClock()), core
+    return MMCoreMicroscope(core, recorder_mapping(), SimulatedClock()), core
 
 
 def commands(frame: Frame) -> list[tuple[str, str, Any]]:
@@ -288,8 +253,8 @@ def test_whatever_goes_wrong_it_ends_dark_and_the_next_frame_is_right(
 ) -> None:
     core = recorder_core()
     proxy = FaultyCore(core, method, call, fault)
-    mapping = DeviceMapping.model_validate_json(json.dumps(RECORDER))
-    guard = GuardedMicroscope(MMCoreMicroscope(proxy, mapping, SimulatedClock()), RECORDER_LIMITS)  # type: ignore[arg-type]
+    microscope = MMCoreMicroscope(proxy, recorder_mapping(), SimulatedClock())  # type: ignore[arg-type]
+    guard = GuardedMicroscope(microscope, RECORDER_CONFIG.limits)
     proxy.armed = True
     errors: list[BaseException] = []
     for _ in range(2):
@@ -307,20 +272,10 @@ def test_whatever_goes_wrong_it_ends_dark_and_the_next_frame_is_right(
     assert guard.acquire(TESTED).photons.shape == (384, 384)
 
 
-RECORDER_LIMITS = LIMITS.replace(
-    sted_max_w=1e-4,
-    pixel_size_max_m=1e-6,
-    dwell_min_s=1e-8,
-    dose_cell_m=1e-6,
-    stage_box=Region(center_yx_m=(0.0, 0.0), size_yx_m=(4e-3, 4e-3)),
-)
-
-
 def test_a_device_that_ignores_a_write_is_found_by_its_read_back() -> None:
     core = recorder_core()
     proxy = FaultyCore(core, "setProperty", 1, "ignore")
-    mapping = DeviceMapping.model_validate_json(json.dumps(RECORDER))
-    microscope = MMCoreMicroscope(proxy, mapping, SimulatedClock())  # type: ignore[arg-type]
+    microscope = MMCoreMicroscope(proxy, recorder_mapping(), SimulatedClock())  # type: ignore[arg-type]
     proxy.armed = True
     with pytest.raises(DeviceError, match=r"excitation_w: TSwitcher1 was set to .* it reads"):
         microscope.acquire(TESTED)
