@@ -32,11 +32,13 @@ class GroupCommit:
         self._sync_journal = sync_journal
         self._failed = failed
         self._changed = threading.Condition()
+        # Events beside it: the thread sleeps while things gather, it is not woken by each of them.
+        self._has_work, self._is_urgent = threading.Event(), threading.Event()
         self._paths: dict[Path, None] = {}
         self._light_s = 0.0  # booked or delivered, and not yet durable
         self._frames = 0
         self._written = self._synced = 0  # a count of what was added, and of what of it is durable
-        self._is_urgent = self._is_closed = self._has_failed = False
+        self._has_ended = False
         self._thread = threading.Thread(target=self._run, name="session-commit", daemon=True)
         self._thread.start()
 
@@ -46,8 +48,7 @@ class GroupCommit:
             self._wait_for(lambda: self._frames + frames <= FRAMES_MAX)
             self._paths.update(dict.fromkeys(paths))
             self._frames += frames
-            self._written += 1
-            self._changed.notify_all()
+            self._count()
 
     def book(self, light_s: float) -> None:
         """Take a reservation that is written; returns once its light may be lit."""
@@ -58,8 +59,7 @@ class GroupCommit:
         with self._changed:
             self._wait_for(lambda: self._light_s + light_s <= LIGHT_MAX_S)
             self._light_s += light_s
-            self._written += 1
-            self._changed.notify_all()
+            self._count()
 
     def flush(self) -> None:
         """Return when everything that was added is durable, or has failed."""
@@ -69,30 +69,41 @@ class GroupCommit:
 
     def close(self) -> None:
         """Sync the rest and end the thread; a second time does nothing."""
+        self.flush()
         with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+            self._has_ended = True
+        self._is_urgent.set()
+        self._has_work.set()
         self._thread.join()
 
+    def _count(self) -> None:
+        self._written += 1
+        if not self._has_work.is_set():
+            self._has_work.set()
+
     def _wait_for(self, is_so: Callable[[], bool]) -> None:
-        while not (is_so() or self._has_failed or self._is_closed):
-            self._is_urgent = True
-            self._changed.notify_all()
+        while not (self._has_ended or is_so()):
+            self._is_urgent.set()
             self._changed.wait()
 
     def _run(self) -> None:
-        while self._next():
+        while True:
+            self._has_work.wait()
+            self._is_urgent.wait(_GATHER_S)
             with self._changed:
+                if self._has_ended:
+                    return
+                self._has_work.clear()
+                self._is_urgent.clear()
                 paths, self._paths = self._paths, {}
                 written, light_s, frames = self._written, self._light_s, self._frames
-                self._is_urgent = False
             try:
                 sync(list(paths))
                 self._sync_journal()
             except BaseException as error:  # noqa: BLE001  # handed to the session, which ends
                 self._failed(error)
                 with self._changed:
-                    self._has_failed = True
+                    self._has_ended = True
                     self._changed.notify_all()
                 return
             with self._changed:
@@ -100,10 +111,3 @@ class GroupCommit:
                 self._light_s -= light_s
                 self._frames -= frames
                 self._changed.notify_all()
-
-    def _next(self) -> bool:
-        """Wait for something to sync, and a little longer for more, unless somebody waits for it."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._written > self._synced or self._is_closed)
-            self._changed.wait_for(lambda: self._is_urgent or self._is_closed, timeout=_GATHER_S)
-            return self._written > self._synced

@@ -12,6 +12,7 @@ import os
 import queue
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -49,6 +50,9 @@ from controller.recording.reader import SessionReader
 _QUEUE_LENGTH = 8
 # Light that a killed process may lose: the frame under the light and those on their way to the disk.
 _FRAMES_AT_STAKE = 4
+# The loop has the processor for itself until its next scan runs (which sets up its devices first), but
+# not for longer than this: who writes beside it makes its threads wait for each other.
+_HOLD_BACK_S, _SET_UP_S = 0.005, 0.001
 # The newest images that the group commit may not have synced: of each frame, its own and its cycle's.
 _UNSYNCED_MAX = 2 * (FRAMES_MAX + _FRAMES_AT_STAKE)
 _LIST_EVERY = 32
@@ -164,6 +168,7 @@ class SessionWriter:
         self._reservations = self._earlier = 0
         self._frames: dict[int, tuple[str, int | None]] = {}  # by index: the group, and the plane in it
         self._movie: layers.Movie | None = None  # the newest frame belongs to it
+        self._scanning = threading.Event()
         self._commit = GroupCommit(journal.sync, self._fail)
         self._thread = threading.Thread(target=self._write, name="session-writer", daemon=True)
         self._thread.start()
@@ -250,6 +255,7 @@ class SessionWriter:
         )
         self._commit.book(booking.duration_s)
         self._raise_failure()
+        self._scanning.set()
 
     def settle(self, lit: Lit) -> None:
         """Write down what the newest reservation lit, though it left not all its frames."""
@@ -270,6 +276,8 @@ class SessionWriter:
 
         ``plane`` is its number within a movie, 0 for the first: the frames of a movie share a group.
         """
+        if plane is None:
+            self._scanning.clear()
         with self._on_the_way:
             self._frames_on_the_way += 1
         reservation = self._reservations - 1
@@ -283,6 +291,7 @@ class SessionWriter:
         self, status: Status, reason: str, *, cycles: int, faults: int, dose: Dose, now_s: float
     ) -> Status:
         """Write everything that is waiting, then the stop document; return the status that is true."""
+        self._scanning.set()
         self._jobs.put(None)
         self._thread.join()
         try:
@@ -326,6 +335,7 @@ class SessionWriter:
 
     def abandon(self) -> None:
         """Let go of the folder without a stop document, after a start that failed."""
+        self._scanning.set()
         self._jobs.put(None)
         self._thread.join()
         self._commit.close()
@@ -369,6 +379,8 @@ class SessionWriter:
                 self._fail(error)
 
     def _write_frame(self, frame: Frame, reservation: int, cycle: int, plane: int | None) -> None:
+        if plane is None and self._scanning.wait(_HOLD_BACK_S):
+            time.sleep(_SET_UP_S)
         path = self._write_pixels(frame, plane)
         document = FrameDocument(
             uid=self._uid(f"frame/{self._earlier}/{frame.index}"),
