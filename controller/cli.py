@@ -360,7 +360,8 @@ def _check_devices(
         tell("the lights are at their safe values; the devices are released")
     else:
         found = Checkup(offline)
-        tell("the devices were not connected to; --live reads them, --exercise moves them, in the dark")
+        tell("the devices were not connected to; --live reads them, --exercise moves them, in the dark;")
+        tell("'stedfast run FILE --dry' asks the policy for its first decision, too")
     status = "failed" if found.has_failed else "ok"
     if as_json:
         name = experiment.hardware.config.name

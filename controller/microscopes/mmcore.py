@@ -63,8 +63,9 @@ class MMCoreMicroscope:
         self._stopping = threading.Event()
         self._index = 0
         self._written: dict[SettingName, Values] = {}
-        self._devices = Devices(core, mapping, clock)
-        self._devices.start_up()
+        with told_as_device_errors():
+            self._devices = Devices(core, mapping, clock)
+            self._devices.start_up()
 
     @classmethod
     def from_options(cls, options: Options, resources: Resources) -> Self:
@@ -81,7 +82,8 @@ class MMCoreMicroscope:
     def open_bench(cls, options: Options, resources: Resources) -> Bench:
         """Connect to the devices and put the lights out; write nothing else."""
         require_valid(options, resources.safe, datetime.now(UTC).date())
-        devices = Devices(cls._load(options, resources), options, resources.clock)
+        with told_as_device_errors():
+            devices = Devices(cls._load(options, resources), options, resources.clock)
         return DeviceBench(devices, resources.limits)
 
     @classmethod
