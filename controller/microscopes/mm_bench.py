@@ -107,15 +107,15 @@ class DeviceBench:
         Raises
         ------
         DeviceError
-            If it is not dark; nothing is moved then.
+            If it is not dark; nothing is moved from then on.
         """
         devices = self._devices
         with told_as_device_errors():
             devices.put_out()
-            if not devices.is_dark():
-                raise DeviceError("the light is not off: nothing is moved; --live shows what the lights read")
+            self._require_dark()
             devices.start_up()
             for name in devices.mapping.order:
+                self._require_dark()
                 mapped = devices.mapping.settings[name]
                 if isinstance(mapped.target, FixedTarget):
                     continue
@@ -123,14 +123,27 @@ class DeviceBench:
                     yield self._step(write_of(name, mapped, (mapped.safe or 0.0,)))
                 else:
                     yield from self._stepped(name, mapped)
-            devices.put_out()
-            if not devices.is_dark():
-                raise DeviceError("the light is not off after the exercise: close the shutter by hand")
 
     def close(self) -> None:
-        """Put the lights out and release the devices."""
+        """Put the lights out, make sure that they are, and release the devices.
+
+        Raises
+        ------
+        DeviceError
+            If it is not dark.
+        """
         with told_as_device_errors():
-            self._devices.close()
+            try:
+                self._devices.put_out()
+                is_dark = self._devices.is_dark()
+            finally:
+                self._devices.close()
+            if not is_dark:
+                raise DeviceError("the light could not be confirmed off: close the shutter by hand")
+
+    def _require_dark(self) -> None:
+        if not self._devices.is_dark():
+            raise DeviceError("the light is not off: nothing is moved; --live shows what the lights read")
 
     def _stepped(self, name: SettingName, mapped: MappedSetting) -> Iterator[Step]:
         before = self._devices.read_si(mapped)

@@ -338,6 +338,8 @@ def test_nothing_is_moved_unless_it_is_dark(tmp_path: Path) -> None:
     devices = bench(tmp_path, proxy=Stuck)
     with pytest.raises(DeviceError, match="the light is not off: nothing is moved"):
         next(devices.exercise())
+    with pytest.raises(DeviceError, match="close the shutter by hand"):
+        devices.close()
 
 
 def test_a_reading_that_its_calibration_does_not_know_is_shown_and_not_exercised(tmp_path: Path) -> None:
