@@ -30,6 +30,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -73,38 +74,6 @@ class Stamps:
     snaps: list[float] = field(default_factory=list)
     images: list[float] = field(default_factory=list)
 
-    def watch(self, base: type) -> type:
-        """Return a core class that writes the times down, by both spellings of its methods."""
-        stamps = self
-
-        def snap(core: Any) -> None:
-            stamps.snaps.append(time.perf_counter())
-            base.snapImage(core)  # type: ignore[attr-defined]
-
-        def start(core: Any, *arguments: Any) -> None:
-            stamps.snaps.append(time.perf_counter())
-            base.startSequenceAcquisition(core, *arguments)  # type: ignore[attr-defined]
-
-        def image(core: Any, *arguments: Any) -> np.ndarray:
-            found: np.ndarray = base.getImage(core, *arguments)  # type: ignore[attr-defined]
-            stamps.images.append(time.perf_counter())
-            return found
-
-        def pop(core: Any, *arguments: Any) -> np.ndarray:
-            found: np.ndarray = base.popNextImage(core, *arguments)  # type: ignore[attr-defined]
-            stamps.images.append(time.perf_counter())
-            return found
-
-        watched = {
-            "snapImage": snap,
-            "snap_image": snap,
-            "startSequenceAcquisition": start,
-            "getImage": image,
-            "get_image": image,
-            "popNextImage": pop,
-        }
-        return type("WatchedCore", (base,), watched)
-
     @property
     def frame_s(self) -> float:
         """Return the mean time from one image to the next."""
@@ -118,13 +87,56 @@ class Stamps:
         return [snap - image for image, snap in zip(self.images, self.snaps[1:], strict=False)]
 
 
-Runner = Callable[[Stamps, float, int], float]
-"""Runs one round: where to write the times, the exposure in ms, the number of frames; returns CPU s."""
+@dataclass
+class Watch:
+    """Where the cores write their times: one round's stamps after the other's."""
+
+    stamps: Stamps = field(default_factory=Stamps)
+
+
+WATCH = Watch()
+
+
+@lru_cache
+def watched(base: Any) -> Any:
+    """Return a core class that writes its times down, by both spellings of its methods."""
+
+    def snap(core: Any) -> None:
+        WATCH.stamps.snaps.append(time.perf_counter())
+        base.snapImage(core)
+
+    def start(core: Any, *arguments: Any) -> None:
+        WATCH.stamps.snaps.append(time.perf_counter())
+        base.startSequenceAcquisition(core, *arguments)
+
+    def image(core: Any, *arguments: Any) -> np.ndarray:
+        found: np.ndarray = base.getImage(core, *arguments)
+        WATCH.stamps.images.append(time.perf_counter())
+        return found
+
+    def pop(core: Any, *arguments: Any) -> np.ndarray:
+        found: np.ndarray = base.popNextImage(core, *arguments)
+        WATCH.stamps.images.append(time.perf_counter())
+        return found
+
+    methods = {
+        "snapImage": snap,
+        "snap_image": snap,
+        "startSequenceAcquisition": start,
+        "getImage": image,
+        "get_image": image,
+        "popNextImage": pop,
+    }
+    return type("WatchedCore", (base,), methods)
+
+
+Runner = Callable[[float, int], float]
+"""Runs one round: the exposure in ms, the number of frames; returns CPU seconds."""
 
 
 @contextmanager
-def bare_core(stamps: Stamps, exposure_ms: float) -> Iterator[Any]:
-    core = stamps.watch(pymmcore.CMMCore)()
+def bare_core(exposure_ms: float) -> Iterator[Any]:
+    core = watched(pymmcore.CMMCore)()
     core.setDeviceAdapterSearchPaths([str(ADAPTERS)])
     core.loadSystemConfiguration(str(CONFIG))
     set_up(core, exposure_ms)
@@ -141,8 +153,8 @@ def set_up(core: Any, exposure_ms: float) -> None:
     core.waitForSystem()
 
 
-def run_bare(stamps: Stamps, exposure_ms: float, frames: int) -> float:
-    with bare_core(stamps, exposure_ms) as core:
+def run_bare(exposure_ms: float, frames: int) -> float:
+    with bare_core(exposure_ms) as core:
         cpu_s, image = time.process_time(), None
         for _ in range(frames):
             core.setProperty(CAMERA, PROPERTY, f"{choose(image):.4f}")
@@ -151,8 +163,8 @@ def run_bare(stamps: Stamps, exposure_ms: float, frames: int) -> float:
         return time.process_time() - cpu_s
 
 
-def run_bare_stream(stamps: Stamps, exposure_ms: float, frames: int) -> float:
-    with bare_core(stamps, exposure_ms) as core:
+def run_bare_stream(exposure_ms: float, frames: int) -> float:
+    with bare_core(exposure_ms) as core:
         cpu_s = time.process_time()
         core.startSequenceAcquisition(frames, 0.0, True)
         for _ in range(frames):
@@ -174,7 +186,7 @@ def scan(exposure_ms: float, brightness: float) -> ScanSettings:
     )
 
 
-def guarded(stamps: Stamps) -> GuardedMicroscope:
+def guarded() -> GuardedMicroscope:
     """Return our driver on a watched core, with the camera's grey levels as they are."""
     options = {**HARDWARE.microscope.options, "grey_offset": 0.0}
     options["startup"] = [
@@ -185,15 +197,15 @@ def guarded(stamps: Stamps) -> GuardedMicroscope:
     wanted = Resources(
         rng=known.rng, clock=SystemClock(), folder=known.folder, limits=LIMITS, safe=HARDWARE.safe
     )
-    with mock.patch.object(pymmcore, "CMMCore", stamps.watch(pymmcore.CMMCore)):
+    with mock.patch.object(pymmcore, "CMMCore", watched(pymmcore.CMMCore)):
         driver = MMCoreMicroscope.from_options(
             MMCoreMicroscope.Options.model_validate_json(json.dumps(options)), wanted
         )
     return GuardedMicroscope(driver, LIMITS)
 
 
-def run_guard(stamps: Stamps, exposure_ms: float, frames: int) -> float:
-    microscope = guarded(stamps)
+def run_guard(exposure_ms: float, frames: int) -> float:
+    microscope = guarded()
     cpu_s, image = time.process_time(), None
     for _ in range(frames):
         image = microscope.acquire(scan(exposure_ms, choose(image))).photons
@@ -218,11 +230,9 @@ class ChoosingPolicy:
         return Acquire(settings=settings, reason="benchmark")
 
 
-def run_session(
-    stamps: Stamps, exposure_ms: float, frames: int, *, recorded: bool, movie: bool = False
-) -> float:
+def run_session(exposure_ms: float, frames: int, *, recorded: bool, movie: bool = False) -> float:
     parts = Parts(
-        microscope=guarded(stamps),
+        microscope=guarded(),
         policy=Stage[Policy](
             "choosing", ChoosingPolicy(exposure_ms, frames if movie else 1), deadline_s=10.0
         ),
@@ -245,20 +255,20 @@ def run_session(
     return cpu_s
 
 
-def run_loop(stamps: Stamps, exposure_ms: float, frames: int) -> float:
-    return run_session(stamps, exposure_ms, frames, recorded=False)
+def run_loop(exposure_ms: float, frames: int) -> float:
+    return run_session(exposure_ms, frames, recorded=False)
 
 
-def run_recorded(stamps: Stamps, exposure_ms: float, frames: int) -> float:
-    return run_session(stamps, exposure_ms, frames, recorded=True)
+def run_recorded(exposure_ms: float, frames: int) -> float:
+    return run_session(exposure_ms, frames, recorded=True)
 
 
-def run_recorded_stream(stamps: Stamps, exposure_ms: float, frames: int) -> float:
-    return run_session(stamps, exposure_ms, frames, recorded=True, movie=True)
+def run_recorded_stream(exposure_ms: float, frames: int) -> float:
+    return run_session(exposure_ms, frames, recorded=True, movie=True)
 
 
-def run_our_stream(stamps: Stamps, exposure_ms: float, frames: int) -> float:
-    microscope = guarded(stamps)
+def run_our_stream(exposure_ms: float, frames: int) -> float:
+    microscope = guarded()
     cpu_s = time.process_time()
     microscope.stream(scan(exposure_ms, choose(None)), frames, lambda frame: None)
     cpu_s = time.process_time() - cpu_s
@@ -266,11 +276,11 @@ def run_our_stream(stamps: Stamps, exposure_ms: float, frames: int) -> float:
     return cpu_s
 
 
-def run_pymmcore_plus(stamps: Stamps, exposure_ms: float, frames: int) -> float:
+def run_pymmcore_plus(exposure_ms: float, frames: int) -> float:
     from pymmcore_plus import CMMCorePlus
     from useq import MDAEvent
 
-    core = stamps.watch(CMMCorePlus)(mm_path=None, adapter_paths=[str(ADAPTERS)])
+    core = watched(CMMCorePlus)(mm_path=None, adapter_paths=[str(ADAPTERS)])
     core.loadSystemConfiguration(str(CONFIG))
     set_up(core, exposure_ms)
     newest: list[np.ndarray] = []
@@ -289,7 +299,7 @@ def run_pymmcore_plus(stamps: Stamps, exposure_ms: float, frames: int) -> float:
     return cpu_s
 
 
-def run_pycromanager(stamps: Stamps, exposure_ms: float, frames: int) -> float:
+def run_pycromanager(exposure_ms: float, frames: int) -> float:
     from mmpycorex import launcher
     from pycromanager import Acquisition, start_headless
     from pycromanager.acquisition.acq_eng_py.internal.engine import Engine
@@ -297,8 +307,13 @@ def run_pycromanager(stamps: Stamps, exposure_ms: float, frames: int) -> float:
     if not launcher.is_pymmcore_active():
         start_headless(str(ADAPTERS), str(CONFIG), python_backend=True, buffer_size_mb=64)
     core = Engine.get_core()
-    set_up_pycromanager(core, exposure_ms)
-    core.__class__ = watched_for_pycromanager(core, stamps)
+    kind: Any = type(core)
+    if kind.__name__ != "WatchedCore":  # its engine cannot take another core
+        core.__class__ = watched(kind)
+    core.set_property(CAMERA, "Mode", "Fluorescent Beads")
+    core.set_property(CAMERA, "PixelType", "16bit")
+    core.set_exposure(exposure_ms)
+    core.wait_for_system()
 
     def event(number: int, image: np.ndarray | None) -> dict[str, Any]:
         wanted = [[CAMERA, PROPERTY, f"{choose(image):.4f}"]]
@@ -316,19 +331,6 @@ def run_pycromanager(stamps: Stamps, exposure_ms: float, frames: int) -> float:
     acquisition.acquire(event(0, None))
     acquisition.await_completion()
     return time.process_time() - cpu_s
-
-
-def set_up_pycromanager(core: Any, exposure_ms: float) -> None:
-    core.set_property(CAMERA, "Mode", "Fluorescent Beads")
-    core.set_property(CAMERA, "PixelType", "16bit")
-    core.set_exposure(exposure_ms)
-    core.wait_for_system()
-
-
-def watched_for_pycromanager(core: Any, stamps: Stamps) -> type:
-    """Return the class of pycromanager's only core, watched; its engine cannot take another core."""
-    base = type(core)
-    return stamps.watch(base.__mro__[1] if base.__name__ == "WatchedCore" else base)
 
 
 ROWS: dict[str, Runner] = {
@@ -350,8 +352,8 @@ def measure(
     found: dict[str, list[tuple[Stamps, float]]] = {row: [] for row in rows}
     for number in range(rounds + 1):
         for row in rows:
-            stamps = Stamps()
-            cpu_s = ROWS[row](stamps, exposure_ms, frames)
+            stamps = WATCH.stamps = Stamps()
+            cpu_s = ROWS[row](exposure_ms, frames)
             if len(stamps.images) != frames:
                 raise SystemExit(f"{row}: {len(stamps.images)} images instead of {frames}")
             if number > 0:  # the first round imports and warms up

@@ -379,7 +379,8 @@ class SessionWriter:
                 self._fail(error)
 
     def _write_frame(self, frame: Frame, reservation: int, cycle: int, plane: int | None) -> None:
-        if plane is None and self._scanning.wait(_HOLD_BACK_S):
+        # Not if there is more to write already: then the loop is faster than the disk.
+        if plane is None and self._frames_on_the_way == 1 and self._scanning.wait(_HOLD_BACK_S):
             time.sleep(_SET_UP_S)
         path = self._write_pixels(frame, plane)
         document = FrameDocument(
