@@ -1,4 +1,4 @@
-"""The optics, dye and detector of pySTED, behind a small interface: molecules in, photons and survivors out.
+"""pySTED, the reference that :mod:`simulator.sted` is tested against, behind the same interface.
 
 This is the only file that imports pysted, and only inside functions: the import takes seconds.
 
@@ -29,22 +29,18 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.errors import ConfigurationError
+from simulator.detector import Detector
+from simulator.optics import Optics
+from simulator.photophysics import RED, Dye, Gate
+from simulator.scanning import Exposure, Molecules, Scanned, Seeds, always, image_shape
 from simulator.specimens import MAP_PIXEL_SIZE_M
-
-Molecules = NDArray[np.int32]
-
-EXCITATION_NM, STED_NM, EMISSION_NM = 640, 775, 670
-STED_PULSE_S, PULSE_RATE_HZ = 400e-12, 40e6
-GATE_DELAY_S, GATE_WIDTH_S = 750e-12, 8e-9
-COLLECTED, DETECTED = 0.05, 0.5  # of the photons that pass the pinhole
 
 # pySTED clears a buffer as large as its map at each pixel, and holds the interpreter for a whole
 # call: a band of a few lines keeps both short, and is where a scan can be stopped.
@@ -54,90 +50,30 @@ _BAND_ROWS = 16
 _one_at_a_time = threading.Lock()
 
 
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """How each pixel is lit.
-
-    ``stride_px`` is the pixel size in map pixels, ``dwell_s`` the time on a pixel, all passes
-    together; powers are mean powers at the sample in watts.
-    """
-
-    stride_px: int
-    dwell_s: float
-    excitation_w: float
-    sted_w: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Seeds:
-    """Hashed seeds of one scan, one stream for each kind of chance."""
-
-    bleaching: np.random.SeedSequence
-    photons: np.random.SeedSequence
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Scanned:
-    """What a scan left.
-
-    Attributes
-    ----------
-    photons
-        Detected counts, shape ``(lines, x)``, uint32. Fewer lines than asked if it was stopped.
-    survivors
-        Molecules that still fluoresce, same shape and grid as the map that went in, int32.
-    """
-
-    photons: NDArray[np.uint32]
-    survivors: Molecules
-
-
-class ScanningEngine(Protocol):
-    """What turns a map of molecules into an image. Pure: the map that goes in stays as it is."""
-
-    @property
-    def map_pixel_size_m(self) -> float:
-        """Pixel size of the maps it takes, in metres."""
-
-    @property
-    def margin_px(self) -> int:
-        """Map pixels beyond each edge of the scanned region that the light still reaches."""
-
-    def scan(
-        self,
-        molecules: Molecules,
-        exposure: Exposure,
-        seeds: Seeds,
-        go_on: Callable[[int], bool] = ...,
-    ) -> Scanned:
-        """Scan the inside of ``molecules`` in raster order; see :meth:`PystedEngine.scan`."""
-
-
-def _always(lines: int) -> bool:  # noqa: ARG001
-    return True
-
-
 class PystedEngine:
     """The reference engine: pySTED's physics, at pySTED's speed (25 to 60 µs of CPU a pixel).
 
     Parameters
     ----------
-    background_hz
-        Counts per second that the gated detector reports without any sample.
-    bleaching
-        Bleaching rate of the dye relative to the default dye, which loses about a fifth of its
-        molecules to one scan of 10 µs, 10 µW and 150 mW at 20 nm. 0 is a dye that never bleaches.
-
-    The optics are a usual set-up for red dyes: excitation at 640 nm, STED at 775 nm in pulses of
-    400 ps at 40 MHz, NA 1.4 oil, detection from 0.75 ns on, pinhole of 0.7 Airy units. The dye
-    resembles ATTO 647N.
+    optics, dye, detector, gate
+        As of :class:`simulator.sted.STEDEngine`. Wavelengths are whole nanometres to pySTED, the dye's
+        ``excitation_bleaching`` and the detector's dead time do not exist in it.
     """
 
     map_pixel_size_m = MAP_PIXEL_SIZE_M
 
-    def __init__(self, background_hz: float = 0.0, bleaching: float = 1.0) -> None:
-        self._background_hz = background_hz
-        self._bleaching = bleaching
+    def __init__(
+        self,
+        optics: Optics | None = None,
+        dye: Dye = RED,
+        detector: Detector | None = None,
+        *,
+        gate: Gate | None = None,
+    ) -> None:
+        self._optics = optics or Optics()
+        self._dye = dye
+        self._detector = detector or Detector()
+        self._gate = gate or Gate()
 
     @property
     def margin_px(self) -> int:
@@ -152,7 +88,7 @@ class PystedEngine:
         W per molecule on the map's grid, odd square shape ``(y, x)``, ≥ 0.
         """
         with _pysted_alone():
-            scope = _pysted_microscope(self._bleaching)
+            scope = self._pysted_microscope()
             psf = scope.get_effective(self.map_pixel_size_m, float(excitation_w), float(sted_w))
             return np.asarray(psf, dtype=np.float64)
 
@@ -161,43 +97,16 @@ class PystedEngine:
         molecules: Molecules,
         exposure: Exposure,
         seeds: Seeds,
-        go_on: Callable[[int], bool] = _always,
+        go_on: Callable[[int], bool] = always,
     ) -> Scanned:
-        """Scan the inside of a map, line by line.
-
-        Parameters
-        ----------
-        molecules
-            Molecules per map pixel, int32, shape ``(y, x)``: the scanned region and ``margin_px``
-            beyond each of its edges. The beam rests on the map pixel in the middle of each image
-            pixel (just below and right of the middle if the stride is even).
-        exposure, seeds
-            How each pixel is lit, and the chance of this scan.
-        go_on
-            Called after a few lines with the number of lines done; ``False`` ends the scan there.
-
-        Raises
-        ------
-        ValueError
-            If the map without its margin is not a whole number of image pixels, at least one.
-        """
-        lines, columns = self._image_shape(molecules, exposure.stride_px)
+        """Scan the inside of a map, line by line; see :class:`simulator.scanning.ScanningEngine`."""
+        lines, columns = image_shape(molecules, exposure.stride_px, self.margin_px)
         if exposure.sted_w > 0:
             power_w, survivors = self._deplete(molecules, exposure, seeds.bleaching, go_on)
         else:
             power_w, survivors = self._illuminate(molecules, exposure)[:lines, :columns], molecules.copy()
             go_on(lines)
         return Scanned(self._detect(power_w, exposure.dwell_s, seeds.photons), survivors)
-
-    def _image_shape(self, molecules: Molecules, stride_px: int) -> tuple[int, int]:
-        margin = self.margin_px
-        lines, columns = ((size - 2 * margin) // stride_px for size in molecules.shape)
-        inside = (lines * stride_px + 2 * margin, columns * stride_px + 2 * margin)
-        if not (lines >= 1 and columns >= 1 and molecules.shape == inside):
-            raise ValueError(
-                f"a map of {molecules.shape} is not a margin of {margin} around whole pixels of {stride_px}"
-            )
-        return lines, columns
 
     def _illuminate(self, molecules: Molecules, exposure: Exposure) -> NDArray[np.float64]:
         """Return the fluorescence in W at each image pixel, shape ``(y, x)``, without depletion."""
@@ -217,7 +126,7 @@ class PystedEngine:
         go_on: Callable[[int], bool],
     ) -> tuple[NDArray[np.float64], Molecules]:
         """Return the fluorescence in W of the lines that were scanned, and the survivors."""
-        lines, columns = self._image_shape(molecules, exposure.stride_px)
+        lines, columns = image_shape(molecules, exposure.stride_px, self.margin_px)
         stride = exposure.stride_px
         band = max(1, _BAND_ROWS // stride)
         band_seeds = _pysted_seeds(seeds, -(-lines // band))
@@ -240,7 +149,7 @@ class PystedEngine:
         with _pysted_alone():
             from pysted import base
 
-            scope = _pysted_microscope(self._bleaching)
+            scope = self._pysted_microscope()
             datamap = base.Datamap(molecules, self.map_pixel_size_m)
             # This region of interest only: pySTED's raster starts at the map's corner wherever it lies.
             datamap.set_roi(
@@ -277,19 +186,22 @@ class PystedEngine:
             from pysted import base
 
             # pySTED's background is that of an ungated detector.
-            ungated_hz = self._background_hz / (GATE_WIDTH_S * PULSE_RATE_HZ)
+            share = self._gate.width_s * self._optics.pulse_rate_hz
             detector = base.Detector(
-                det_delay=GATE_DELAY_S,
-                det_width=GATE_WIDTH_S,
-                background=ungated_hz,
-                pcef=COLLECTED,
-                pdef=DETECTED,
+                det_delay=self._gate.delay_s,
+                det_width=self._gate.width_s,
+                background=self._detector.background_hz / share,
+                pcef=self._detector.collected,
+                pdef=self._detector.detected,
             )
-            photons_hz = _pysted_microscope(self._bleaching).fluo.get_photons(power_w)
+            photons_hz = self._pysted_microscope().fluo.get_photons(power_w)
             counts = detector.get_signal(
-                photons_hz, float(dwell_s), PULSE_RATE_HZ, seed=_pysted_seeds(seeds, 1)[0]
+                photons_hz, float(dwell_s), self._optics.pulse_rate_hz, seed=_pysted_seeds(seeds, 1)[0]
             )
         return np.asarray(counts).astype(np.uint32)
+
+    def _pysted_microscope(self) -> Any:
+        return _pysted_microscope(self._optics, self._dye, self._gate)
 
 
 @contextmanager
@@ -309,7 +221,7 @@ def _pysted_seeds(seeds: np.random.SeedSequence, count: int) -> list[int]:
 
 
 @lru_cache(maxsize=4)
-def _pysted_microscope(bleaching: float) -> Any:
+def _pysted_microscope(optics: Optics, dye: Dye, gate: Gate) -> Any:
     """Return pySTED's microscope with its kernels, which take about 2 s of CPU, computed once."""
     try:
         with warnings.catch_warnings():
@@ -317,34 +229,45 @@ def _pysted_microscope(bleaching: float) -> Any:
             from pysted import base
     except ImportError as error:
         raise ConfigurationError(
-            "the simulated STED microscope needs pysted, which has wheels for Python 3.11 and 3.12: "
-            "pip install 'stedfast[sim]'"
+            "the engine 'pysted' needs pysted, which has wheels for Python 3.11 and 3.12: "
+            "pip install 'stedfast[sim]', or choose the engine 'exact'"
         ) from error
-    # The red dye of pySTED's companion gym-sted, with its STED cross-section at 750 nm taken for 775 nm
-    # and its excitation moved from 635 to 640 nm. The rate k1 is lower, set for the bleaching per scan
-    # that the docstring of PystedEngine states.
-    dye = base.Fluorescence(
-        EMISSION_NM * 1e-9,
-        qy=0.65,
-        sigma_abs={EXCITATION_NM: 2.14e-20, STED_NM: 3.5e-25},
-        sigma_ste={STED_NM: 3.0e-22},
-        tau=3.5e-9,
-        tau_vib=1e-12,
+    excitation_nm, sted_nm, emission_nm = (
+        round(wavelength_m * 1e9) for wavelength_m in (optics.excitation_m, optics.sted_m, dye.emission_m)
+    )
+    fluorophore = base.Fluorescence(
+        emission_nm * 1e-9,
+        qy=dye.quantum_yield,
+        sigma_abs={excitation_nm: dye.absorption_m2, sted_nm: 0.0},
+        sigma_ste={sted_nm: dye.stimulated_emission_m2},
+        tau=dye.lifetime_s,
+        tau_vib=dye.vibration_s,
         tau_tri=1.2e-6,
         k0=0.0,
-        k1=3.5e-16 * bleaching,
-        b=1.6,
+        k1=dye.sted_bleaching,
+        b=dye.sted_bleaching_order,
     )
+    transmission = {
+        excitation_nm: optics.excitation_transmission,
+        sted_nm: optics.sted_transmission,
+        emission_nm: optics.emission_transmission,
+    }
     scope = base.Microscope(
-        base.GaussianBeam(EXCITATION_NM * 1e-9),
+        base.GaussianBeam(excitation_nm * 1e-9),
         base.DonutBeam(
-            STED_NM * 1e-9, zero_residual=0.005, anti_stoke=False, tau=STED_PULSE_S, rate=PULSE_RATE_HZ
+            sted_nm * 1e-9,
+            zero_residual=optics.zero_residual,
+            anti_stoke=False,
+            tau=optics.pulse_s,
+            rate=optics.pulse_rate_hz,
         ),
-        base.Detector(det_delay=GATE_DELAY_S, det_width=GATE_WIDTH_S, noise=False),
+        base.Detector(
+            n_airy=optics.pinhole_airy, det_delay=gate.delay_s, det_width=gate.width_s, noise=False
+        ),
         base.Objective(
-            f=2e-3, n=1.5, na=1.4, transmission={EXCITATION_NM: 0.85, EMISSION_NM: 0.85, STED_NM: 0.85}
+            f=2e-3, n=optics.refractive_index, na=optics.numerical_aperture, transmission=transmission
         ),
-        dye,
+        fluorophore,
         load_cache=False,  # its cache is a pickle in the working directory
     )
     scope.cache(MAP_PIXEL_SIZE_M)

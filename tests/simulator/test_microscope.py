@@ -32,7 +32,7 @@ from controller.core.protocols import Microscope, Plugin, RemembersLight
 from controller.core.settings import Region, ScanSettings
 from controller.testing import LIMITS, MicroscopeContract, resources
 from simulator.microscope import SimulatedMicroscope
-from simulator.pysted_reference import Exposure, Scanned, Seeds
+from simulator.scanning import Exposure, Scanned, Seeds
 
 Options = SimulatedMicroscope.Options
 SMALL = Options(specimen="beads", fields_yx=(2, 2), field_size_m=2.56e-6)

@@ -7,7 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from simulator import pysted_reference
-from simulator.pysted_reference import Exposure, PystedEngine, Scanned, Seeds
+from simulator.detector import Detector
+from simulator.photophysics import RED
+from simulator.pysted_reference import PystedEngine
+from simulator.scanning import Exposure, Scanned, Seeds
 
 pytest.importorskip("pysted")
 
@@ -136,7 +139,7 @@ def test_survival_follows_the_hazard_of_every_pixel_of_the_scan_once(
     exposure = Exposure(stride_px=stride_px, dwell_s=10e-6 * stride_px**2, excitation_w=10e-6, sted_w=150e-3)
     survivors = engine.scan(sample, exposure, seeds()).survivors
 
-    scope = pysted_reference._pysted_microscope(1.0)
+    scope = engine._pysted_microscope()
     excitation, sted, _ = scope.cache(20e-9)
     hazard = exposure.dwell_s * scope.fluo.get_k_bleach(
         640e-9,
@@ -182,7 +185,7 @@ def test_bleaching_grows_with_sted_power_and_with_dwell_time(engine: PystedEngin
 
 
 def test_a_dye_can_be_asked_for_that_never_bleaches() -> None:
-    engine = PystedEngine(bleaching=0.0)
+    engine = PystedEngine(dye=RED.bleaching_faster(0.0))
     sample = sparse_map(engine, 8)
     assert np.array_equal(engine.scan(sample, STED, seeds()).survivors, sample)
 
@@ -210,7 +213,7 @@ def test_counts_are_poisson_around_pysteds_rate(engine: PystedEngine) -> None:
 
 
 def test_background_is_the_rate_that_was_asked_for() -> None:
-    engine = PystedEngine(background_hz=200e3)
+    engine = PystedEngine(detector=Detector(background_hz=200e3))
     size = 64 + 2 * engine.margin_px
     photons = engine.scan(np.zeros((size, size), np.int32), CONFOCAL, seeds()).photons
     assert abs(photons.mean() - 2.0) < 4 * np.sqrt(2.0) / 64
