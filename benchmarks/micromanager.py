@@ -23,14 +23,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import statistics
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -50,7 +53,8 @@ from controller.microscopes.mmcore import MMCoreMicroscope
 from controller.recording.writer import SessionWriter, claim_folder
 from controller.session import Parts, Session
 from controller.stages import Stage
-from controller.testing import resources
+from controller.testing import LIMITS as TEST_LIMITS
+from controller.testing import FakeMicroscope, resources
 
 SIDE = 512
 CAMERA, PROPERTY = "Camera", "BeadBrightness"
@@ -382,6 +386,40 @@ def print_table(exposure_ms: float, found: dict[str, list[tuple[Stamps, float]]]
         print(f"| {row} | {1e3 * frame_s:.2f} | {share:.2f} | {between} | {1e3 * cpu_s:.2f} |")
 
 
+def serve(answer: Connection) -> None:
+    """Serve a fake microscope to clients in other processes until they are done."""
+    from simulator.micromanager.server import MicroManagerServer
+
+    microscope = GuardedMicroscope(FakeMicroscope(), TEST_LIMITS)
+    with MicroManagerServer(microscope, port=0) as server:
+        thread = threading.Thread(target=server.serve)
+        thread.start()
+        answer.send(server.port)
+        answer.recv()
+        server.stop()
+        thread.join()
+
+
+def print_bridge(calls: int) -> None:
+    """Print the round trip of a getter over our bridge server, by pycromanager's own client."""
+    from mmpycorex.core import ZMQRemoteMMCoreJ
+
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,))
+    server.start()
+    core = ZMQRemoteMMCoreJ(port=ours.recv())
+    times = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        core.get_exposure()
+        times.append(time.perf_counter() - start)
+    ours.send("done")
+    del core
+    server.join()
+    median, worst = statistics.median(times), float(np.percentile(times, 99))
+    print(f"\nbridge: a getter takes {1e6 * median:.0f} µs, p99 {1e6 * worst:.0f} µs ({calls} calls)")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -390,11 +428,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--bridge", action="store_true")
     asked = parser.parse_args()
     rows = ["pymmcore", *(row for row in asked.rows if row != "pymmcore")]
     print(f"{asked.rounds} rounds of {asked.frames} frames of {SIDE} x {SIDE} pixels, 16 bit, medians")
     for exposure_ms in asked.exposures:
         print_table(exposure_ms, measure(rows, exposure_ms, asked.rounds, asked.frames))
+    if asked.bridge:
+        print_bridge(2000)
 
 
 if __name__ == "__main__":
