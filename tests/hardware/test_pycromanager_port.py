@@ -158,6 +158,18 @@ class TestOverAPort(OverAPort):
         one.close()
         assert other.acquire(CONFOCAL).photons.shape == CONFOCAL.shape_yx
 
+    def test_it_can_be_checked_without_a_session(self) -> None:
+        options = PycromanagerMicroscope.Options.model_validate_json(
+            json.dumps({**DEVICES, "port": self.port, "call_timeout_s": 4.0})
+        )
+        given = resources(clock=SystemClock())
+        offline = PycromanagerMicroscope.check_offline(options, given)
+        assert (offline.problems, str(self.port) in offline.summary) == ((), True)
+        bench = PycromanagerMicroscope.open_bench(options, given)
+        assert {reading.setting for reading in bench.readings()} == set(DEVICES["settings"])
+        assert not [step for step in bench.exercise() if step.has_failed]
+        bench.close()
+
     def test_a_session_is_run_over_it(self, tmp_path: Path) -> None:
         path = tmp_path / "scope.toml"
         path.write_text(HARDWARE.read_text().replace("port = 4827", f"port = {self.port}"))
@@ -391,6 +403,10 @@ def test_a_micro_manager_that_hangs_is_told_apart_from_a_slow_one() -> None:
 def test_a_patience_that_would_outlast_the_guards_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"less than half of limits\.overrun_max_s=10 s"):
         connected(1, call_timeout_s=5.0)
+    options = PycromanagerMicroscope.Options.model_validate_json(
+        json.dumps({**DEVICES, "call_timeout_s": 5.0})
+    )
+    assert "call_timeout_s" in PycromanagerMicroscope.check_offline(options, resources()).problems[0]
 
 
 @pytest.mark.parametrize(
