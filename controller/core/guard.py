@@ -78,6 +78,7 @@ class GuardedMicroscope:
         self.settled = settled
         self.before_light = before_light
         self.taken = taken
+        self.closed: Callable[[], None] | None = None  # called once, when nobody needs it any more
         self._source = source
         self._one_at_a_time = threading.Lock()
         self._last_power_w = {"excitation_w": 0.0, "sted_w": 0.0}
@@ -321,7 +322,12 @@ class GuardedMicroscope:
             with suppress(Exception):  # the light is what must be told
                 self._release()
             raise
-        self._release()
+        else:
+            self._release()
+        finally:
+            if self.closed is not None:
+                self.closed()
+                self.closed = None
 
     def _release(self) -> None:
         within(self.limits.overrun_max_s, self._microscope.close, "close()")

@@ -12,10 +12,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from controller.assemble import open_bench
+from controller.builder import Builder
 from controller.cli import app
-from controller.config import load, shipped_hardware
-from controller.core.checking import Reading, Step, corner_scans
+from controller.config import Experiment, load, shipped_hardware
+from controller.core.checking import Checkable, Reading, Step, corner_scans
 from controller.core.errors import ConfigurationError, DeviceError
 from controller.microscopes import mmcore
 from controller.microscopes.micromanager_config import read_config
@@ -239,9 +239,18 @@ def test_the_exercise_moves_a_little_and_back_and_stays_dark(
     assert not [call for call in told if call.startswith("snapImage")]
 
 
-def bench(tmp_path: Path, *changes: tuple[str, str], proxy: Any = None) -> DeviceBench:
-    found = open_bench(load(write(tmp_path, *changes)))
+def opened(experiment: Experiment) -> DeviceBench:
+    """Open a bench by the driver itself: the test closes it."""
+    builder = Builder.fresh(experiment)
+    driver, options = builder.driver()
+    assert isinstance(driver, Checkable)
+    found = driver.open_bench(options, builder.resources("microscope", None))
     assert isinstance(found, DeviceBench)
+    return found
+
+
+def bench(tmp_path: Path, *changes: tuple[str, str], proxy: Any = None) -> DeviceBench:
+    found = opened(load(write(tmp_path, *changes)))
     if proxy is not None:
         found._devices.core = proxy(found._devices.core)
     return found

@@ -1,0 +1,118 @@
+"""``stedfast report``, ``export`` and ``label``: what is done with a recorded session."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from controller.cli.common import JsonOption, SessionArgument, app, errors_told
+from controller.cli.reporting import report_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@app.command("report")
+def make_report(
+    folder: SessionArgument,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the report of a session: one self-contained HTML page."""
+    with errors_told(as_json):
+        path = report_of(folder, output or folder / "report.html")
+        typer.echo(json.dumps({"status": "ok", "report": str(path)}) if as_json else f"report: {path}")
+
+
+@app.command()
+def export(folder: SessionArgument, target: Annotated[Path, typer.Argument(help="Folder to make.")]) -> None:
+    """Write OME-TIFF images and CSV tables, for Fiji and spreadsheets."""
+    with errors_told(as_json=False):
+        from controller.recording.export import export_session
+        from controller.recording.reader import SessionReader
+
+        paths = export_session(SessionReader(folder), target)
+        paths += _export_answers(folder, target)
+        typer.echo(f"{len(paths)} files in {target}")
+
+
+@app.command()
+def label(
+    folder: SessionArgument,
+    annotator: Annotated[str, typer.Option(help="Your name or pseudonym.")] = "me",
+) -> None:
+    """Answer the open questions of a session, in the terminal."""
+    with errors_told(as_json=False):
+        from rich.console import Console
+
+        from controller.core.decision import AskLabel
+        from controller.labels.store import LabelStore
+        from controller.recording.reader import SessionReader
+
+        reader, console = SessionReader(folder), Console()
+        store = LabelStore(folder, create=True)
+        for cycle in reader.cycles:
+            # The journal holds every question, also one that its queue could not take at the time.
+            if isinstance(cycle.decision, AskLabel) and cycle.refused is None:
+                store.put(cycle.index, cycle.decision.question)
+        waiting = store.unanswered()
+        for position, asked in enumerate(waiting, start=1):
+            choices = asked.question.choices
+            if not choices:
+                console.print(f"question {asked.number} needs a drawing ({asked.question.kind}); skipped")
+                continue
+            _show_question(console, folder, asked.question.frame_index)
+            console.print(f"[bold]{position} of {len(waiting)}: {asked.question.text}[/bold]")
+            console.print("  ".join(f"[cyan]{n}[/cyan] {c}" for n, c in enumerate(choices, start=1)))
+            start_s = time.monotonic()
+            key = _ask_key(len(choices))
+            if key == "q":
+                break
+            answer = None if key == "u" else choices[int(key) - 1]
+            store.answer(asked.number, answer, annotator=annotator, answer_s=time.monotonic() - start_s)
+        left = len(store.unanswered())
+        console.print(
+            f"{len(store.answers())} answered, {left} open; update the report: stedfast report {folder}"
+        )
+
+
+def _export_answers(folder: Path, target: Path) -> list[Path]:
+    import csv
+
+    from controller.labels.store import LABELS_NAME, LabelStore
+
+    if not (folder / LABELS_NAME).exists():
+        return []
+    path = target / "answers.csv"
+    with path.open("x", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(["cycle", "annotator", "answer", "answer_s", "answered_utc"])
+        for a in LabelStore(folder).answers():
+            answer = a.answer if isinstance(a.answer, str) or a.answer is None else json.dumps(a.answer)
+            table.writerow([a.question_number, a.annotator, answer or "unsure", a.answer_s, a.answered_utc])
+    return [path]
+
+
+def _ask_key(choices: int) -> str:
+    """Return the key that was pressed; the end of the input counts as q."""
+    prompt, keys = "number, u = unsure, q = quit", {"u", "q", *(str(n) for n in range(1, choices + 1))}
+    try:
+        while (key := str(typer.prompt(prompt)).strip().lower()) not in keys:
+            prompt = f"1 to {choices}, u or q"
+    except (typer.Abort, EOFError):
+        return "q"
+    return key
+
+
+def _show_question(console: Console, folder: Path, frame_index: int) -> None:
+    from controller.display import image_for_terminal
+    from controller.recording.reader import SessionReader
+
+    if not console.is_terminal:
+        return
+    photons = SessionReader(folder).frame(frame_index).photons.astype(float)
+    console.print(image_for_terminal(photons, columns=min(64, console.width)))
