@@ -434,6 +434,8 @@ def _valid_frame(frame: object, request: ScanSettings) -> Frame:
             f"the microscope scanned {actual.modality} at {actual.region}, asked was "
             f"{request.modality} at {request.region}"
         )
+    if actual.focus_m != request.focus_m:
+        raise DeviceError(f"the microscope scanned focus {actual.focus_m} m, asked was {request.focus_m} m")
     return replace(frame, settings=actual)
 
 

@@ -282,7 +282,7 @@ def _carried_over(state: _State | None, settings: ScanSettings, shape: tuple[int
     if state is None or state.mean.shape != shape:
         return None
     old = state.settings
-    same = ("region", "pixel_size_m", "modality", "sted_w")
+    same = ("region", "focus_m", "pixel_size_m", "modality", "sted_w")
     if any(getattr(old, name) != getattr(settings, name) for name in same):
         return None
     before, now = _brightness(old), _brightness(settings)

@@ -444,6 +444,12 @@ def test_a_larger_region_than_asked_is_a_failure() -> None:
         guard.acquire(CONFOCAL)
 
 
+def test_another_focus_than_asked_is_a_failure() -> None:
+    guard = GuardedMicroscope(_Odd({"focus_m": 2e-6}), LIMITS)
+    with pytest.raises(DeviceError, match=r"scanned focus 2e-06 m, asked was None"):
+        guard.acquire(CONFOCAL)
+
+
 def test_more_power_for_a_shorter_time_is_more_than_was_asked() -> None:
     guard = GuardedMicroscope(_Odd({"excitation_w": 80e-6, "dwell_s": 1e-6}), LIMITS)
     with pytest.raises(LightFaultError, match="excitation power of 8e-05 W where 1e-05 W"):

@@ -110,6 +110,15 @@ def test_every_further_frame_of_a_still_region_helps() -> None:
     assert errors[9] < 0.5 * errors[0]
 
 
+def test_another_focus_begins_anew() -> None:
+    photons = np.random.default_rng(3).poisson(3.0, (2, 32, 32))
+    deeper = SCAN.replace(focus_m=10e-6)
+    denoiser = AdaptiveKalmanDenoiser()
+    denoiser.step(frame(photons[0]))
+    fresh = AdaptiveKalmanDenoiser().step(frame(photons[1], 1, deeper)).mean
+    assert np.array_equal(denoiser.step(frame(photons[1], 1, deeper)).mean, fresh)
+
+
 def test_a_sudden_local_change_is_followed_at_once_and_the_rest_keeps_its_past() -> None:
     rng = np.random.default_rng(5)
     before = np.full((96, 96), 2.0)
