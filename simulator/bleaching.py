@@ -6,11 +6,16 @@ hazards of all dwells together. So nothing needs to be drawn dwell by dwell: of 
 a map pixel a binomial number bleaches, each at a place in its summed hazard that is a truncated
 exponential, and a search in the sums tells which pixel of the scan that was. The law is exactly that
 of drawing for each molecule in each dwell, without an approximation.
+
+Where the light differs from pixel to pixel, the hazard is first taken to be the largest anywhere. What
+this draws is then thinned: each event is real with the probability of its pixel's hazard by that bound,
+and a molecule that was spared goes on to its next one (Lewis & Shedler, Nav. Res. Logist. 26:403, 1979).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +26,12 @@ from simulator.scanning import Molecules
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bleached:
-    """Molecules that a scan bleaches, one entry each, in the order of the lines.
+    """When molecules bleach, one entry each.
 
     Attributes
     ----------
-    site
-        Map pixel of the molecule, flat index.
+    y, x
+        Map pixel of the molecule.
     line
         Image line during which it bleaches.
     row_visit, column_visit
@@ -37,12 +42,31 @@ class Bleached:
         Part of the dwell of this pass that was over, 0 to 1.
     """
 
-    site: Numbers
+    y: Numbers
+    x: Numbers
     line: Numbers
     row_visit: Numbers
     column_visit: Numbers
     passes_before: Numbers
     dwell_before: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+    def take(self, which: NDArray[np.bool_] | Numbers) -> Bleached:
+        """Return some of the events."""
+        return Bleached(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    def in_order(self) -> Bleached:
+        """Return the events in the order of the lines."""
+        return self.take(np.argsort(self.line, kind="stable"))
+
+    @staticmethod
+    def joined(parts: Sequence[Bleached]) -> Bleached:
+        """Return the events of all parts."""
+        return Bleached(
+            *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Bleached))
+        )
 
 
 class HazardTables:
@@ -83,18 +107,68 @@ class HazardTables:
         return np.asarray(stop - start)
 
     def draw(self, molecules: Molecules, rng: np.random.Generator) -> Bleached:
-        """Draw what a scan of these molecules bleaches."""
+        """Draw what a scan of these molecules bleaches, in the order of the lines."""
+        y, x, _, waited = self._first(molecules, rng)
+        return self.find(y, x, waited).in_order()
+
+    def draw_thinned(
+        self,
+        molecules: Molecules,
+        chance: Callable[[Bleached], NDArray[np.float64]],
+        rng: np.random.Generator,
+    ) -> Bleached:
+        """Draw the same where these hazards are bounds, and an event is real with some probability.
+
+        Parameters
+        ----------
+        molecules
+            The map, with its margin.
+        chance
+            Returns the probability for each event, 0 to 1.
+        rng
+            Where the chance comes from.
+        """
+        y, x, total, waited = self._first(molecules, rng)
+        parts: list[Bleached] = []
+        while len(y) or not parts:
+            events = self.find(y, x, waited)
+            is_real = rng.random(len(events)) < chance(events)
+            parts.append(events.take(is_real))
+            waited += rng.standard_exponential(len(waited))
+            left = ~is_real & (waited < total)
+            y, x, total, waited = y[left], x[left], total[left], waited[left]
+        return Bleached.joined(parts).in_order()
+
+    def draw_all(self, molecules: Molecules, rng: np.random.Generator) -> tuple[Bleached, Numbers]:
+        """Draw every event of every molecule, as if it could bleach again and again.
+
+        Returns the events, in the order of the lines, and for each the number of its molecule among
+        those of its map pixel.
+        """
         y, x = np.nonzero(molecules)
-        lost = -np.expm1(-self.total(y, x))
-        count = rng.binomial(molecules[y, x], lost)
-        waited = -np.log1p(-rng.random(int(count.sum())) * np.repeat(lost, count))
-        return self._find(np.repeat(y, count), np.repeat(x, count), waited)
+        total, count = self.total(y, x), molecules[y, x]
+        events = rng.poisson(total * count)
+        which = np.repeat(np.arange(len(y)), events)
+        found = self.find(y[which], x[which], rng.random(len(which)) * total[which])
+        order = np.argsort(found.line, kind="stable")
+        return found.take(order), rng.integers(count[which])[order]
+
+    def _first(
+        self, molecules: Molecules, rng: np.random.Generator
+    ) -> tuple[Numbers, Numbers, NDArray[np.float64], NDArray[np.float64]]:
+        """Return the molecules with an event, their summed hazards, and when the first of it comes."""
+        y, x = np.nonzero(molecules)
+        total = self.total(y, x)
+        lost = -np.expm1(-total)
+        which = np.repeat(np.arange(len(y)), rng.binomial(molecules[y, x], lost))
+        waited = -np.log1p(-rng.random(len(which)) * lost[which])
+        return y[which], x[which], total[which], waited
 
     def _sums(self, y: Numbers, x: Numbers) -> Numbers:
         """Return where the sums over lines start for map pixels."""
         return np.asarray((self._raster.rows.phase[y] * self._kinds + self._kind[x]) * self._visits)
 
-    def _find(self, y: Numbers, x: Numbers, waited: NDArray[np.float64]) -> Bleached:
+    def find(self, y: Numbers, x: Numbers, waited: NDArray[np.float64]) -> Bleached:
         """Return where in the scan its summed hazard reaches ``waited`` for each molecule."""
         rows, columns, visits = self._raster.rows, self._raster.columns, self._visits
         stride_px, passes = self._raster.stride_px, self._raster.passes
@@ -107,16 +181,7 @@ class HazardTables:
         dwells = ((rows.phase[y] * visits + row_visit) * stride_px + columns.phase[x]) * visits
         dwell, left = _search(self._before_dwell, dwells + columns.start[x], dwells + columns.stop[x], left)
         part = np.minimum(left / np.maximum(self._dwells[dwell], _TINY), 1.0)
-        number = row_visit + rows.first[y]
-        order = np.argsort(number, kind="stable")
-        return Bleached(
-            (y * self._raster.map_width + x)[order],
-            number[order],
-            row_visit[order],
-            (dwell - dwells)[order],
-            passes_before[order],
-            part[order],
-        )
+        return Bleached(y, x, row_visit + rows.first[y], row_visit, dwell - dwells, passes_before, part)
 
 
 _TINY = np.finfo(np.float64).tiny

@@ -4,7 +4,8 @@ At the start of a line the map holds the molecules that have survived the lines 
 signal is their correlation with the kernel at one row, minus what was lost by the molecules that
 bleach during the line. The kernel is written as a short sum of products of a function of y and one of
 x (its singular value decomposition), so that a line costs one small matrix product and a few Fourier
-transforms.
+transforms. Several kernels, for light that differs from pixel to pixel, are first written as mixtures
+of a few.
 """
 
 from __future__ import annotations
@@ -16,11 +17,81 @@ from simulator.bleaching import Bleached
 from simulator.raster import Kernel, Numbers, Raster, by_visits
 from simulator.scanning import FloatImage, Molecules
 
-# Terms of the kernel below this part of the largest are left out: far below what any count shows.
+Levels = NDArray[np.intp]
+
+# Terms of the kernels below this part of the largest are left out: far below what any count shows.
 _SMALLEST_TERM = 1e-8
 
 # Events at a time, so that their rows of the kernel stay in the processor's cache.
 _CHUNK = 4096
+
+
+class Correlator:
+    """Correlates the lines of a scan with one or several kernels.
+
+    Parameters
+    ----------
+    kernels
+        Shape ``(kernel, y, x)``, odd and square.
+    raster
+        The scan.
+    """
+
+    def __init__(self, kernels: Kernel, raster: Raster) -> None:
+        from scipy import fft
+
+        self._raster = raster
+        self.side = kernels.shape[-1]
+        self._mixture, basis = _mixtures(kernels)
+        down, size, across = np.linalg.svd(basis)
+        kept = size > _SMALLEST_TERM * size.max(initial=0.0)
+        self._down = np.ascontiguousarray((down * size[:, None]).swapaxes(1, 2)[kept])
+        self._length = fft.next_fast_len(raster.map_width, real=True)
+        self._across = np.conj(fft.rfft(across[kept], self._length))
+        ends = np.cumsum(np.count_nonzero(kept, axis=1))
+        self._terms_of = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    @property
+    def terms(self) -> int:
+        """Return how many products of a function of y and one of x the kernels are made of."""
+        return len(self._down)
+
+    def window(self, line: int) -> slice:
+        """Return the rows of the map that a line sees."""
+        step = self._raster.stride_px
+        top = step // 2 + line * step
+        return slice(top, top + self.side)
+
+    def down(self, rows: FloatImage, out: NDArray[np.float64]) -> None:
+        """Write the rows of the map that one line sees, summed over y for each term, shape ``(term, x)``."""
+        np.matmul(self._down, rows, out=out)
+
+    def across(self, terms: NDArray[np.float64], levels: Levels | None) -> NDArray[np.float64]:
+        """Return the correlation for terms of shape ``(term, line, x)``, at the pixels of the image.
+
+        With ``levels``, the number of the kernel of each pixel, the shape is ``(line, column)``;
+        without, it is ``(kernel, line, column)``.
+        """
+        from scipy import fft
+
+        spectra = fft.rfft(terms, self._length)
+        mixed = np.stack(
+            [np.einsum("tlf,tf->lf", spectra[which], self._across[which]) for which in self._terms_of]
+        )
+        step, columns = self._raster.stride_px, self._raster.shape_yx[1]
+        parts = fft.irfft(mixed, self._length)[..., step // 2 : step // 2 + step * columns : step]
+        if levels is None:
+            return np.asarray(np.einsum("kp,plc->klc", self._mixture, parts))
+        return np.asarray(np.einsum("lcp,plc->lc", self._mixture[levels], parts))
+
+
+def _mixtures(kernels: Kernel) -> tuple[NDArray[np.float64], Kernel]:
+    """Return the parts of a few kernels, shape ``(kernel, part)``, that make up many, and these few."""
+    if len(kernels) == 1:
+        return np.ones((1, 1)), kernels
+    mixture, size, basis = np.linalg.svd(kernels.reshape(len(kernels), -1), full_matrices=False)
+    count = max(1, int(np.count_nonzero(size > _SMALLEST_TERM * size[0])))
+    return mixture[:, :count], (size[:count, None] * basis[:count]).reshape(count, *kernels.shape[1:])
 
 
 class LineImages:
@@ -29,13 +100,15 @@ class LineImages:
     Parameters
     ----------
     photons_hz
-        Kernel: photon rate of one molecule by its place relative to the beam.
+        Kernels: photon rate of one molecule by its place relative to the beam, ``(kernel, y, x)``.
     molecules
         The map, with its margin.
     bleached
-        What the scan bleaches.
+        What the scan bleaches, in the order of the lines.
     raster
         The scan.
+    levels
+        Number of the kernel of each pixel, shape ``(line, column)``; ``None`` if there is one kernel.
     within_dwell
         Whether a molecule that bleaches shines in the first part of that dwell.
     """
@@ -47,22 +120,18 @@ class LineImages:
         bleached: Bleached,
         raster: Raster,
         *,
+        levels: Levels | None = None,
         within_dwell: bool = True,
     ) -> None:
-        from scipy import fft
-
         self._alive = molecules.astype(np.float64)
         self._bleached = bleached
         self._raster = raster
+        self._levels = levels
         self._within_dwell = within_dwell
-        self._kernel = by_visits(photons_hz, raster.stride_px)
-        self._side = photons_hz.shape[0]
-        down, size, across = np.linalg.svd(photons_hz)
-        terms = int(np.count_nonzero(size > _SMALLEST_TERM * size[0])) if size[0] > 0 else 0
-        self._down = np.ascontiguousarray((down[:, :terms] * size[:terms]).T)
-        self._length = fft.next_fast_len(molecules.shape[1], real=True)
-        self._across = np.conj(fft.rfft(across[:terms], self._length))
+        self._kernels = by_visits(photons_hz, raster.stride_px)
+        self._correlator = Correlator(photons_hz, raster)
         self._starts = np.searchsorted(bleached.line, np.arange(raster.shape_yx[0] + 1))
+        self._sites = bleached.y * raster.map_width + bleached.x
 
     @property
     def survivors(self) -> Molecules:
@@ -74,48 +143,45 @@ class LineImages:
 
         Lines are computed once and in order.
         """
-        from scipy import fft
-
-        alive, sites, starts = self._alive.reshape(-1), self._bleached.site, self._starts
-        step, columns = self._raster.stride_px, self._raster.shape_yx[1]
-        terms = np.empty((len(self._down), last - first, self._alive.shape[1]))
+        alive, starts, correlator = self._alive.reshape(-1), self._starts, self._correlator
+        terms = np.empty((correlator.terms, last - first, self._alive.shape[1]))
         for line in range(first, last):
-            top = step // 2 + line * step
-            np.matmul(self._down, self._alive[top : top + self._side], out=terms[:, line - first])
-            np.subtract.at(alive, sites[starts[line] : starts[line + 1]], 1.0)
-        spectrum = np.einsum("tlf,tf->lf", fft.rfft(terms, self._length), self._across)
-        signal = fft.irfft(spectrum, self._length)
-        image = signal[:, step // 2 : step // 2 + step * columns : step] - self._lost_in_line(first, last)
+            correlator.down(self._alive[correlator.window(line)], terms[:, line - first])
+            np.subtract.at(alive, self._sites[starts[line] : starts[line + 1]], 1.0)
+        levels = np.zeros((1, 1), np.intp) if self._levels is None else self._levels[first:last]
+        signal = correlator.across(terms, levels)
         # The Fourier transform leaves rounding noise of either sign where nothing shines.
-        return np.maximum(image, 0.0)
+        return np.maximum(signal - self._lost_in_line(first, last), 0.0)
 
     def _lost_in_line(self, first: int, last: int) -> FloatImage:
         """Return what molecules that bleach during a line no longer send in it."""
-        visits, columns = self._kernel.shape[3], self._raster.shape_yx[1]
+        visits, columns = self._kernels.shape[-1], self._raster.shape_yx[1]
         # Visits before the first column and after the last one fall into a margin.
         width = columns + 2 * visits
         lost = np.zeros((last - first) * width)
         for start in range(int(self._starts[first]), int(self._starts[last]), _CHUNK):
-            stop = min(start + _CHUNK, int(self._starts[last]))
-            place, value = self._losses(start, stop, first, width)
+            chunk = np.arange(start, min(start + _CHUNK, int(self._starts[last])))
+            column, value = self._losses(self._bleached.take(chunk))
+            place = (self._bleached.line[chunk, None] - first) * width + visits + column
             low = int(place[0, 0]) // width * width
             counted = np.bincount(place.ravel() - low, value.ravel())
             lost[low : low + len(counted)] += counted
         return lost.reshape(last - first, width)[:, visits : visits + columns]
 
-    def _losses(self, start: int, stop: int, first: int, width: int) -> tuple[Numbers, NDArray[np.float64]]:
-        """Return for some events and each column visit the flat pixel and what is lost there."""
-        bleached, raster, visits = self._bleached, self._raster, self._kernel.shape[3]
-        y, x = np.divmod(bleached.site[start:stop], self._alive.shape[1])
-        rows_of_kernel = self._kernel[
-            raster.rows.phase[y], bleached.row_visit[start:stop], raster.columns.phase[x]
-        ]
-        visit = np.arange(visits)
-        now = bleached.column_visit[start:stop, None]
+    def _losses(self, events: Bleached) -> tuple[Numbers, NDArray[np.float64]]:
+        """Return for some events and each column visit the column and what is lost there."""
+        raster, visit = self._raster, np.arange(self._kernels.shape[-1])
+        row_phase, column_phase = raster.rows.phase[events.y], raster.columns.phase[events.x]
+        column = raster.columns.first[events.x][:, None] + visit
+        now = events.column_visit[:, None]
         part = (visit > now).astype(np.float64)
         if self._within_dwell:
-            part += (visit == now) * (1.0 - bleached.dwell_before[start:stop, None])
+            part += (visit == now) * (1.0 - events.dwell_before[:, None])
         if raster.passes > 1:
-            part = (part + (raster.passes - 1 - bleached.passes_before[start:stop, None])) / raster.passes
-        place = (bleached.line[start:stop] - first) * width + raster.columns.first[x] + visits
-        return place[:, None] + visit, rows_of_kernel * part
+            part = (part + (raster.passes - 1 - events.passes_before[:, None])) / raster.passes
+        if self._levels is None:
+            return column, self._kernels[0, row_phase, events.row_visit, column_phase] * part
+        inside = np.clip(column, 0, raster.shape_yx[1] - 1)
+        level = self._levels[events.line[:, None], inside]
+        row = (row_phase[:, None], events.row_visit[:, None], column_phase[:, None])
+        return column, self._kernels[(level, *row, visit)] * part

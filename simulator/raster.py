@@ -83,10 +83,14 @@ class Raster:
         return len(self.columns.first)
 
 
-def by_visits(kernel: Kernel, stride_px: int) -> Kernel:
-    """Return a kernel as ``(row phase, row visit, column phase, column visit)``, zero-padded."""
-    visits = -(-kernel.shape[0] // stride_px)
-    padded = np.zeros((visits * stride_px, visits * stride_px))
-    padded[: kernel.shape[0], : kernel.shape[1]] = kernel[::-1, ::-1]
-    split = padded.reshape(visits, stride_px, visits, stride_px)
-    return np.ascontiguousarray(split.transpose(1, 0, 3, 2))
+def by_visits(kernels: Kernel, stride_px: int) -> Kernel:
+    """Return kernels as ``(…, row phase, row visit, column phase, column visit)``, zero-padded.
+
+    ``kernels`` has the shape ``(…, y, x)``, odd and square.
+    """
+    before, side = kernels.shape[:-2], kernels.shape[-1]
+    visits = -(-side // stride_px)
+    padded = np.zeros((*before, visits * stride_px, visits * stride_px))
+    padded[..., :side, :side] = kernels[..., ::-1, ::-1]
+    split = padded.reshape(*before, visits, stride_px, visits, stride_px)
+    return np.ascontiguousarray(split.swapaxes(-4, -3).swapaxes(-2, -1))

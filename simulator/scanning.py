@@ -119,8 +119,13 @@ class AdaptiveExposure:
 
     def __post_init__(self) -> None:
         _check_whole("stride_px", self.stride_px)
-        if not self.steps:
-            raise ValueError("steps is empty: an adaptive pixel has at least one")
+        if not 1 <= len(self.steps) <= 255:
+            raise ValueError(f"steps has {len(self.steps)} entries: an adaptive pixel has 1 to 255")
+
+    @property
+    def dwell_s(self) -> float:
+        """Return the time on a pixel that makes all its steps."""
+        return sum(step.dwell_s for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,10 +146,14 @@ class Scanned:
         Detected counts, shape ``(lines, x)``, uint32. Fewer lines than asked if it was stopped.
     survivors
         Molecules that still fluoresce, same shape and grid as the map that went in, int32.
+    steps
+        How many steps each pixel of an adaptive scan made, shape of ``photons``, uint8. ``None`` for
+        other scans.
     """
 
     photons: NDArray[np.uint32]
     survivors: Molecules
+    steps: NDArray[np.uint8] | None = None
 
 
 def always(lines: int) -> bool:  # noqa: ARG001

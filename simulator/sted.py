@@ -7,22 +7,37 @@ how a whole scan is drawn without walking through its pixels in :mod:`simulator.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
-from simulator.bleaching import HazardTables
+from simulator.adaptive import AdaptiveScan
+from simulator.bleaching import Bleached, HazardTables
 from simulator.detector import Detector
-from simulator.fluorescence import LineImages
+from simulator.fluorescence import Levels, LineImages
 from simulator.optics import Optics, focal_light
 from simulator.photophysics import PYSTED, RED, Dye, DyeInFocus, Gate, Light, Physics
-from simulator.raster import Raster
-from simulator.scanning import Exposure, Molecules, Scanned, Seeds, always, image_shape
+from simulator.raster import Raster, by_visits
+from simulator.scanning import (
+    AdaptiveExposure,
+    Exposure,
+    FloatImage,
+    Molecules,
+    PixelExposure,
+    Scanned,
+    Seeds,
+    always,
+    image_shape,
+)
 from simulator.specimens import MAP_PIXEL_SIZE_M
 
 # Lines between two questions whether to go on.
 _BAND_LINES = 16
+
+# Distinct pairs of powers in one scan; each costs two kernels.
+_MOST_LEVELS = 1024
 
 
 class STEDEngine:
@@ -72,30 +87,124 @@ class STEDEngine:
     def scan(
         self,
         molecules: Molecules,
-        exposure: Exposure,
+        exposure: Exposure | PixelExposure | AdaptiveExposure,
         seeds: Seeds,
         go_on: Callable[[int], bool] = always,
     ) -> Scanned:
         """Scan the inside of a map, line by line; see :class:`simulator.scanning.ScanningEngine`."""
-        lines, _ = shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
-        light = self.light(exposure.excitation_w, exposure.sted_w)
-        raster = Raster.over(shape_yx, exposure.stride_px, self.margin_px, exposure.passes)
-        tables = HazardTables(light.bleaching_hz * exposure.dwell_s, raster)
-        bleached = tables.draw(molecules, np.random.Generator(np.random.Philox(seeds.bleaching)))
-        images = LineImages(
-            light.photons_hz,
-            molecules,
-            bleached,
-            raster,
-            within_dwell=self._physics.bleaching_within_dwell,
-        )
+        shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
+        if isinstance(exposure, AdaptiveExposure):
+            return self._scan_adaptively(molecules, exposure, seeds, go_on)
+        if isinstance(exposure, PixelExposure):
+            images, dwell_s = self._with_pixel_light(molecules, exposure, seeds)
+        else:
+            raster = Raster.over(shape_yx, exposure.stride_px, self.margin_px, exposure.passes)
+            images = self._with_even_light(molecules, exposure, raster, seeds)
+            dwell_s = np.full(shape_yx, exposure.dwell_s)
         rng = np.random.Generator(np.random.Philox(seeds.photons))
         photons = np.zeros(shape_yx, np.uint32)
-        for first in range(0, lines, _BAND_LINES):
-            last = min(first + _BAND_LINES, lines)
+        for first, last in _bands(shape_yx[0]):
             photons[first:last] = self._detector.counts(
-                images.compute(first, last), exposure.dwell_s, rng, whole_rates=self._physics.whole_rates
+                images.compute(first, last), dwell_s[first:last], rng, whole_rates=self._physics.whole_rates
             )
             if not go_on(last):
                 return Scanned(photons[:last], images.survivors)
         return Scanned(photons, images.survivors)
+
+    def _with_even_light(
+        self, molecules: Molecules, exposure: Exposure, raster: Raster, seeds: Seeds
+    ) -> LineImages:
+        """Return a scan with the same light everywhere."""
+        light = self.light(exposure.excitation_w, exposure.sted_w)
+        tables = HazardTables(light.bleaching_hz * exposure.dwell_s, raster)
+        bleached = tables.draw(molecules, np.random.Generator(np.random.Philox(seeds.bleaching)))
+        within_dwell = self._physics.bleaching_within_dwell
+        return LineImages(light.photons_hz[None], molecules, bleached, raster, within_dwell=within_dwell)
+
+    def _with_pixel_light(
+        self, molecules: Molecules, exposure: PixelExposure, seeds: Seeds
+    ) -> tuple[LineImages, FloatImage]:
+        """Return a scan with its own light on each pixel, and the dwell times."""
+        stride_px = exposure.stride_px
+        shape_yx = image_shape(molecules, stride_px, self.margin_px)
+        raster = Raster.over(shape_yx, stride_px, self.margin_px)
+        dwell_s, powers, levels = _levels(exposure, shape_yx)
+        lights = [self.light(excitation_w, sted_w) for excitation_w, sted_w in powers]
+        bleaching_hz = np.stack([light.bleaching_hz for light in lights])
+        longest_s = np.array([dwell_s[levels == level].max() for level in range(len(lights))])
+        bound = (bleaching_hz * longest_s[:, None, None]).max(axis=0)
+        at_visits = by_visits(bleaching_hz, stride_px)
+        bound_at_visits = by_visits(bound, stride_px)
+
+        def chance(events: Bleached) -> NDArray[np.float64]:
+            row, column = raster.rows.phase[events.y], raster.columns.phase[events.x]
+            place = (row, events.row_visit, column, events.column_visit)
+            pixel = (events.line, raster.columns.first[events.x] + events.column_visit)
+            return np.asarray(at_visits[(levels[pixel], *place)] * dwell_s[pixel] / bound_at_visits[place])
+
+        rng = np.random.Generator(np.random.Philox(seeds.bleaching))
+        images = LineImages(
+            np.stack([light.photons_hz for light in lights]),
+            molecules,
+            HazardTables(bound, raster).draw_thinned(molecules, chance, rng),
+            raster,
+            levels=levels,
+            within_dwell=self._physics.bleaching_within_dwell,
+        )
+        return images, dwell_s
+
+    def _scan_adaptively(
+        self,
+        molecules: Molecules,
+        exposure: AdaptiveExposure,
+        seeds: Seeds,
+        go_on: Callable[[int], bool],
+    ) -> Scanned:
+        """Scan with steps that the photons decide about."""
+        shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
+        lights = [self.light(step.excitation_w, step.sted_w) for step in exposure.steps]
+        walk = AdaptiveScan(
+            lights, exposure, molecules, seeds, detector=self._detector, physics=self._physics
+        )
+        photons, steps = np.zeros(shape_yx, np.uint32), np.zeros(shape_yx, np.uint8)
+        for first, last in _bands(shape_yx[0]):
+            for line in range(first, last):
+                photons[line], steps[line] = walk.scan_line(line)
+            if not go_on(last):
+                return Scanned(photons[:last], walk.survivors, steps[:last])
+        return Scanned(photons, walk.survivors, steps)
+
+
+def _bands(lines: int) -> Iterator[tuple[int, int]]:
+    """Yield the first line of each band and the first one after it."""
+    for first in range(0, lines, _BAND_LINES):
+        yield first, min(first + _BAND_LINES, lines)
+
+
+def _levels(
+    exposure: PixelExposure, shape_yx: tuple[int, int]
+) -> tuple[FloatImage, list[tuple[float, float]], Levels]:
+    """Return the dwell time of each pixel, the distinct pairs of powers, and the pair of each pixel.
+
+    Raises
+    ------
+    ValueError
+        If an array does not have the image's shape, or there are too many distinct pairs.
+    """
+    arrays = []
+    for name in ("dwell_s", "excitation_w", "sted_w"):
+        values = np.asarray(getattr(exposure, name), dtype=np.float64)
+        if values.ndim == 2 and values.shape != shape_yx:
+            raise ValueError(f"{name} has the shape {values.shape}, the image has {shape_yx}")
+        arrays.append(np.broadcast_to(values, shape_yx))
+    dwell_s, excitation_w, sted_w = arrays
+    # Nothing depends on the powers of a pixel that is left out.
+    pairs = np.where(dwell_s > 0, np.stack([excitation_w, sted_w]), 0.0).reshape(2, -1)
+    distinct, levels = np.unique(pairs, axis=1, return_inverse=True)
+    if distinct.shape[1] > _MOST_LEVELS:
+        raise ValueError(
+            f"excitation_w and sted_w have {distinct.shape[1]} distinct pairs, at most {_MOST_LEVELS} can be "
+            f"computed: round them, as a modulator does"
+        )
+    powers = [(float(excitation), float(sted)) for excitation, sted in distinct.T]
+    return dwell_s, powers, levels.reshape(shape_yx)

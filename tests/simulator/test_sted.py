@@ -7,6 +7,7 @@ more: were the seeds drawn anew, one of these tests would fail in less than a th
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,18 @@ from simulator.detector import Detector
 from simulator.optics import Optics
 from simulator.oracle import Law, law_of_scan
 from simulator.photophysics import PYSTED, RED, Light, Physics
-from simulator.scanning import Exposure, FloatImage, Molecules, Scanned, ScanningEngine, Seeds, image_shape
+from simulator.scanning import (
+    AdaptiveExposure,
+    Exposure,
+    FloatImage,
+    Molecules,
+    PixelExposure,
+    Scanned,
+    ScanningEngine,
+    Seeds,
+    Step,
+    image_shape,
+)
 from simulator.sted import STEDEngine
 
 STED = Exposure(stride_px=1, dwell_s=10e-6, excitation_w=10e-6, sted_w=150e-3)
@@ -32,7 +44,10 @@ class NoiselessDetector(Detector):
     def counts(
         self, photons_hz: FloatImage, dwell_s: FloatImage | float, rng: np.random.Generator, **_: Any
     ) -> NDArray[np.int64]:
-        return np.rint(photons_hz).astype(np.int64)
+        return np.where(np.asarray(dwell_s) > 0, np.rint(photons_hz), 0).astype(np.int64)
+
+    def count(self, photons_hz: float, dwell_s: float, rng: np.random.Generator, **_: Any) -> int:
+        return round(photons_hz)
 
 
 def seeds(*numbers: int) -> Seeds:
@@ -277,3 +292,188 @@ def test_impossible_exposures_are_refused_by_name(values: tuple[Any, ...], key: 
 def test_pixels_too_large_for_the_focus_are_refused() -> None:
     with pytest.raises(ValueError, match="pixel_size_m"):
         STEDEngine(Optics(), map_pixel_size_m=1e-6)
+
+
+def pixel_exposure(shape_yx: tuple[int, int], stride_px: int = 1) -> PixelExposure:
+    rng = np.random.default_rng(17)
+    scale = stride_px**2
+    return PixelExposure(
+        stride_px,
+        rng.choice([0.0, 5e-6 * scale, 60e-6 * scale], shape_yx),
+        rng.choice([5e-6, 40e-6], shape_yx),
+        rng.choice([0.0, 0.05, 0.25], shape_yx),
+    )
+
+
+@pytest.mark.parametrize(("shape_yx", "stride_px"), [((16, 13), 1), ((6, 9), 2)])
+@pytest.mark.parametrize("physics", [Physics(), PYSTED])
+def test_a_scan_with_its_own_light_on_each_pixel_follows_the_law(
+    shape_yx: tuple[int, int], stride_px: int, physics: Physics
+) -> None:
+    engine = STEDEngine(physics=physics, detector=NoiselessDetector())
+    molecules = sample(engine, shape_yx, stride_px)
+    exposure = pixel_exposure(shape_yx, stride_px)
+    dwell_s, excitation_w, sted_w = (
+        np.asarray(values) for values in (exposure.dwell_s, exposure.excitation_w, exposure.sted_w)
+    )
+    lights = [
+        [
+            (engine.light(excitation_w[line, column], sted_w[line, column]), float(dwell_s[line, column]))
+            for column in range(shape_yx[1])
+        ]
+        for line in range(shape_yx[0])
+    ]
+    scans = [engine.scan(molecules, exposure, seeds(number, 21)) for number in range(300)]
+    law = law_of_scan(molecules, lights, stride_px=stride_px, within_dwell=physics.bleaching_within_dwell)
+    is_lit = dwell_s > 0
+    check_law(
+        molecules,
+        scans,
+        replace(law, photons_hz=law.photons_hz * is_lit, variance_hz2=law.variance_hz2 * is_lit),
+    )
+
+
+def test_the_same_light_on_each_pixel_is_a_scan_with_even_light() -> None:
+    engine = STEDEngine(detector=NoiselessDetector())
+    molecules = sample(engine, (14, 15))
+    exposure = PixelExposure(1, 40e-6, np.full((14, 15), 30e-6), 0.2)
+    scans = [engine.scan(molecules, exposure, seeds(number, 22)) for number in range(300)]
+    check_law(molecules, scans, law_of_scan(molecules, (engine.light(30e-6, 0.2), 40e-6)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"dwell_s": np.full((2, 3), -1e-6)}, "dwell_s"),
+        ({"excitation_w": np.full((2, 3), np.nan)}, "excitation_w"),
+        ({"sted_w": float("inf")}, "sted_w"),
+        ({"sted_w": np.zeros(3)}, "sted_w"),
+        ({"stride_px": 0}, "stride_px"),
+    ],
+)
+def test_impossible_light_on_pixels_is_refused_by_name(changes: dict[str, Any], key: str) -> None:
+    values: dict[str, Any] = {"stride_px": 1, "dwell_s": 1e-5, "excitation_w": 1e-5, **changes}
+    with pytest.raises(ValueError, match=key):
+        PixelExposure(**values)
+
+
+def test_light_on_pixels_of_another_shape_or_without_end_is_refused() -> None:
+    engine = STEDEngine()
+    molecules = sample(engine, (40, 40))
+    with pytest.raises(ValueError, match="sted_w has the shape"):
+        engine.scan(molecules, PixelExposure(1, 1e-5, 1e-5, np.zeros((4, 4))), seeds())
+    every = np.linspace(0, 0.1, 1600).reshape(40, 40)
+    with pytest.raises(ValueError, match="1600 distinct pairs"):
+        engine.scan(molecules, PixelExposure(1, 1e-5, 1e-5, every), seeds())
+
+
+def adaptive_one_by_one(
+    molecules: Molecules, exposure: AdaptiveExposure, engine: STEDEngine, rng: np.random.Generator
+) -> tuple[FloatImage, FloatImage, Molecules]:
+    """Scan adaptively by drawing for each molecule in each step; return photons, steps and survivors."""
+    lights = [engine.light(step.excitation_w, step.sted_w) for step in exposure.steps]
+    side, stride = lights[0].photons_hz.shape[0], exposure.stride_px
+    image = np.zeros(image_shape(molecules, stride, side // 2))
+    made, alive = np.zeros_like(image), molecules.copy()
+    for line, column in np.ndindex(*image.shape):
+        y, x = stride // 2 + line * stride, stride // 2 + column * stride
+        lit = alive[y : y + side, x : x + side]
+        seen, total, hazard = lit.copy(), 0, np.zeros((side, side))
+        for light, step in zip(lights, exposure.steps, strict=True):
+            count = int(rng.poisson(np.sum(seen * light.photons_hz) * 0.025 * step.dwell_s))
+            hazard = hazard + light.bleaching_hz * step.dwell_s
+            made[line, column] += 1
+            is_enough = step.enough_photons is not None and count > step.enough_photons
+            if is_enough:
+                count = round(count * exposure.dwell_s / step.dwell_s)
+            total += count
+            if is_enough or count < step.fewest_photons:
+                break
+        image[line, column] = total if exposure.sums else count
+        lit[:] = rng.binomial(lit, np.exp(-hazard))
+    return image, made, alive
+
+
+DYMIN = AdaptiveExposure(
+    1,
+    (
+        Step(40e-6, 20e-6, 0.0, fewest_photons=20),
+        Step(40e-6, 20e-6, 0.06, fewest_photons=6),
+        Step(80e-6, 20e-6, 0.25),
+    ),
+)
+RESCUE = AdaptiveExposure(
+    1,
+    (
+        Step(20e-6, 20e-6, 0.2, fewest_photons=2, enough_photons=6),
+        Step(80e-6, 20e-6, 0.2),
+    ),
+    sums=True,
+)
+
+
+@pytest.mark.parametrize("exposure", [DYMIN, RESCUE, replace(DYMIN, stride_px=2)])
+def test_adaptive_scans_follow_drawing_each_molecule_in_each_step(exposure: AdaptiveExposure) -> None:
+    engine = STEDEngine(dye=RED.bleaching_faster(4), physics=Physics(bleaching_within_dwell=False))
+    molecules = sample(engine, (8, 9), exposure.stride_px, molecules=6)
+    rng = np.random.default_rng(41)
+    slow = [adaptive_one_by_one(molecules, exposure, engine, rng) for _ in range(150)]
+    fast = [engine.scan(molecules, exposure, seeds(number, 51)) for number in range(300)]
+    ours = [(scanned.photons, scanned.steps, scanned.survivors) for scanned in fast]
+    for part in range(3):
+        theirs, mine = (np.array([scan[part] for scan in scans], float) for scans in (slow, ours))
+        error = np.sqrt(theirs.var(axis=0) / len(theirs) + mine.var(axis=0) / len(mine))
+        assert np.all(np.abs(mine.mean(axis=0) - theirs.mean(axis=0)) < 4.5 * error + 0.03), part
+        totals = [data.reshape(len(data), -1).sum(axis=1) for data in (theirs, mine)]
+        error = np.sqrt(sum(total.var() / len(total) for total in totals))
+        assert abs(totals[0].mean() - totals[1].mean()) < 4 * error, part
+        assert totals[1].var() == pytest.approx(totals[0].var(), rel=0.5), part
+    assert 1 < np.mean([steps for _, steps, _ in slow]) < len(exposure.steps)
+
+
+@pytest.mark.parametrize("physics", [Physics(), PYSTED])
+def test_adaptive_scans_that_never_end_early_follow_the_law(physics: Physics) -> None:
+    engine = STEDEngine(physics=physics, detector=NoiselessDetector())
+    molecules = sample(engine, (12, 11))
+    exposure = AdaptiveExposure(1, (Step(40e-6, 30e-6, 0.2),))
+    scans = [engine.scan(molecules, exposure, seeds(number, 61)) for number in range(300)]
+    law = law_of_scan(
+        molecules, (engine.light(30e-6, 0.2), 40e-6), within_dwell=physics.bleaching_within_dwell
+    )
+    check_law(molecules, scans, law)
+
+
+def test_two_steps_of_the_same_light_bleach_and_shine_like_one() -> None:
+    """The bleaching of the first step is seen in the second where bleaching within a dwell is."""
+    engine = STEDEngine(dye=RED.bleaching_faster(40), detector=NoiselessDetector())
+    molecules = sample(engine, (7, 6))
+    half = Step(40e-6, 30e-6, 0.2)
+    exposure = AdaptiveExposure(1, (half, half), sums=True)
+    scans = [engine.scan(molecules, exposure, seeds(number, 71)) for number in range(300)]
+    # The sum of two mean rates, each over half of the time.
+    halved = [Scanned((s.photons / 2).astype(np.uint32), s.survivors) for s in scans]
+    check_law(molecules, halved, law_of_scan(molecules, (engine.light(30e-6, 0.2), 80e-6)))
+
+
+def test_an_adaptive_scan_can_be_stopped_and_spares_what_it_leaves_out() -> None:
+    engine = STEDEngine()
+    molecules = sample(engine, (40, 12), molecules=3)
+    whole, again = (engine.scan(molecules, DYMIN, seeds(1)) for _ in range(2))
+    stopped = engine.scan(molecules, DYMIN, seeds(1), stop_after(16))
+    assert whole.steps is not None
+    assert stopped.steps is not None
+    assert np.array_equal(whole.photons, again.photons)
+    assert np.array_equal(stopped.photons, whole.photons[:16])
+    assert np.array_equal(stopped.steps, whole.steps[:16])
+    everywhere = engine.scan(
+        molecules,
+        replace(DYMIN, steps=tuple(replace(step, fewest_photons=0) for step in DYMIN.steps)),
+        seeds(1),
+    )
+    assert everywhere.survivors.sum() < whole.survivors.sum() < stopped.survivors.sum()
+
+
+@pytest.mark.parametrize("steps", [(), (Step(1e-6, 1e-6),) * 256])
+def test_adaptive_scans_have_steps(steps: tuple[Step, ...]) -> None:
+    with pytest.raises(ValueError, match="steps"):
+        AdaptiveExposure(1, steps)
