@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,6 +113,7 @@ def test_every_block_of_a_document_runs(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "hardware_configs", tmp_path / "hardware_configs")
     with ExitStack() as ends:
         servers = Servers()
         ends.callback(servers.end)
