@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter
 
 from controller.core.decision import Acquire, AskLabel, Decision, Stop
 from controller.core.frame import Denoised, Frame, Segmentation
+from controller.core.worker import NothingCameError, Worker
 
 _FAULT_LENGTH = 2000
 _DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
@@ -51,6 +51,7 @@ class Stage(Generic[P]):
         self._fallback = fallback
         self._forgiving = forgiving
         self._stuck = False
+        self._worker = Worker("stage")
 
     def run(self, call: Callable[[P], T]) -> tuple[T | None, list[str], int]:
         """Return the answer (``None`` if nobody could give one), the faults, and the level it came from."""
@@ -77,25 +78,19 @@ class Stage(Generic[P]):
             self.level, self._fallback, self._stuck = 1, None, False
 
     def _attempt(self, name: str, plugin: P, call: Callable[[P], T]) -> tuple[T | None, str | None]:
-        """Call on a thread of its own: one that hangs is left behind, and dies with the process."""
-        answers: list[T] = []
-        errors: list[BaseException] = []
+        """Call on another thread: a call that hangs is left behind there, and dies with the process."""
 
-        def work() -> None:
+        def attempt() -> tuple[T | None, str | None]:
             try:
-                answers.append(call(plugin))
+                return call(plugin), None
             except BaseException as error:  # noqa: BLE001  # whatever a plug-in raises, the loop goes on
-                errors.append(error)
+                return None, f"{name} failed: {type(error).__name__}: {error}"[:_FAULT_LENGTH]
 
-        thread = threading.Thread(target=work, name=f"stage-{name}", daemon=True)
-        thread.start()
-        thread.join(self._deadline_s)
-        if thread.is_alive():
-            self._stuck = True
+        try:
+            return self._worker.ask(attempt, self._deadline_s)
+        except NothingCameError:
+            self._stuck, self._worker = True, Worker("stage")
             return None, f"{name} gave no answer within {self._deadline_s:g} s"
-        if errors:
-            return None, f"{name} failed: {type(errors[0]).__name__}: {errors[0]}"[:_FAULT_LENGTH]
-        return answers[0], None
 
 
 def checked_decision(answer: object) -> Decision:

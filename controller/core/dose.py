@@ -31,17 +31,22 @@ class DoseMap:
         self.cell_m = cell_m
         self._tiles: dict[tuple[int, int], NDArray[np.float64]] = {}
 
-    def add(self, region: Region, dose_j_per_m2: float) -> None:
-        """Add a dose to each cell that ``region`` touches."""
+    def add(self, region: Region, dose_j_per_m2: float) -> float:
+        """Add a dose to each cell that ``region`` touches; return the largest that one has now, in J/m²."""
         row0, column0, row1, column1 = self._cells(region)
+        peak = 0.0
         for tile_row in range(row0 // _TILE, (row1 - 1) // _TILE + 1):
             for tile_column in range(column0 // _TILE, (column1 - 1) // _TILE + 1):
-                tile = self._tiles.setdefault((tile_row, tile_column), np.zeros((_TILE, _TILE)))
+                if (tile_row, tile_column) not in self._tiles:
+                    self._tiles[tile_row, tile_column] = np.zeros((_TILE, _TILE))
                 origin_row, origin_column = tile_row * _TILE, tile_column * _TILE
-                tile[
+                cells = self._tiles[tile_row, tile_column][
                     max(0, row0 - origin_row) : row1 - origin_row,
                     max(0, column0 - origin_column) : column1 - origin_column,
-                ] += dose_j_per_m2
+                ]
+                cells += dose_j_per_m2
+                peak = max(peak, float(cells.max()))
+        return peak
 
     def peak(self, region: Region) -> float:
         """Return the largest dose within ``region``, in J/m²."""
@@ -149,7 +154,10 @@ class DoseLedger:
                 f"this scan needs up to {booking.energy_j:.3g} J, left is {self.energy_left_j:.3g} J of "
                 f"{limits.session_energy_max_j:.3g} J (session_energy_max_j in {self._source})"
             )
-        before = self.map.peak(_grown(settings.scanned_region, settings.pixel_size_m / 2))
+        before = self.delivered.peak_j_per_m2
+        if not before + booking.dose_j_per_m2 <= limits.pixel_dose_max_j_per_m2:
+            # Not everywhere; but perhaps here.
+            before = self.map.peak(_grown(settings.scanned_region, settings.pixel_size_m / 2))
         if not before + booking.dose_j_per_m2 <= limits.pixel_dose_max_j_per_m2:
             raise DoseBudgetError(
                 f"this scan puts up to {booking.dose_j_per_m2:.3g} J/m² on its region, which has had up to "
@@ -185,8 +193,7 @@ class DoseLedger:
             energy_j=self.delivered.energy_j + lit.energy_j,
             frames=self.delivered.frames + lit.frames,
         )
-        self.map.add(lit.region, lit.dose_j_per_m2)
-        peak = max(self.delivered.peak_j_per_m2, self.map.peak(lit.region))
+        peak = max(self.delivered.peak_j_per_m2, self.map.add(lit.region, lit.dose_j_per_m2))
         self.delivered = replace(self.delivered, peak_j_per_m2=peak)
 
 

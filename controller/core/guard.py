@@ -12,7 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,6 @@ from pydantic import ValidationError
 
 from controller.core.decision import Dose
 from controller.core.dose import DoseLedger, Lit, Reservation
-from controller.core.driver_thread import DriverThread, Job, Watchdog, within
 from controller.core.errors import (
     DeviceError,
     EndOfRecordingError,
@@ -35,6 +34,8 @@ from controller.core.frame import Frame
 from controller.core.limits import SafetyLimits
 from controller.core.protocols import Capabilities, Microscope, Streams
 from controller.core.settings import ScanSettings
+from controller.core.watchdog import Watchdog
+from controller.core.worker import Job, NothingCameError, Worker, within
 
 _STOP_ATTEMPTS = 3
 # What a driver may raise only while it has moved and lit nothing yet.
@@ -73,7 +74,7 @@ class GuardedMicroscope:
     ) -> None:
         self._microscope = microscope
         self._told: Capabilities | None = None
-        self._driver = DriverThread()
+        self._driver = Worker("driver")
         self._is_lost = False
         self.settled = settled
         self.before_light = before_light
@@ -166,7 +167,9 @@ class GuardedMicroscope:
             raise
         delivered: list[Lit] = []
         started_s = time.monotonic()
-        watchdog = Watchdog(self._microscope, request.duration_s + self.limits.overrun_max_s)
+        watchdog = None
+        if count > 1:
+            watchdog = Watchdog(self._microscope, request.duration_s + self.limits.overrun_max_s)
         job = self._driver.start(
             lambda: self._frames(request, count), watchdog, in_step=self.capabilities().simulated
         )
@@ -195,22 +198,27 @@ class GuardedMicroscope:
         if not self._microscope.is_dark():
             raise LightFaultError("the frame is complete but the light is still on")
 
-    def _watched(self, job: Job[Frame], watchdog: Watchdog, request: ScanSettings) -> Iterator[Frame]:
-        """Yield each frame, checked; a watchdog puts the light out if one takes too long."""
-        with watchdog:
+    def _watched(self, job: Job[Frame], watchdog: Watchdog | None, request: ScanSettings) -> Iterator[Frame]:
+        """Yield each frame, checked; one that takes too long is a fault of the light.
+
+        Of a single scan this thread itself is the watchdog; of a movie it is busy with the frames.
+        """
+        allowed_s = request.duration_s + self.limits.overrun_max_s
+        patience_s = allowed_s if watchdog is None else allowed_s + self.limits.overrun_max_s
+        with watchdog or nullcontext():
             try:
-                for frame in job.items(watchdog.allowed_s + self.limits.overrun_max_s):
-                    if watchdog.has_fired:
-                        raise self._overdue(watchdog.allowed_s)
+                for frame in job.items(patience_s):
+                    if watchdog is not None and watchdog.has_fired:
+                        break
                     yield replace(_valid_frame(frame, request), index=self.frames)
-            except GeneratorExit:
-                raise
+            except NothingCameError as error:
+                raise self._overdue(allowed_s) from error
             except Exception as error:
-                if watchdog.has_fired:
-                    raise self._overdue(watchdog.allowed_s) from error
+                if watchdog is not None and watchdog.has_fired:
+                    raise self._overdue(allowed_s) from error
                 raise
-        if watchdog.has_fired:
-            raise self._overdue(watchdog.allowed_s)
+        if watchdog is not None and watchdog.has_fired:
+            raise self._overdue(allowed_s)
 
     def _fail(
         self,
@@ -424,8 +432,9 @@ def _valid_frame(frame: object, request: ScanSettings) -> Frame:
         raise DeviceError(f"the microscope reports impossible settings: {error}") from error
     if photons.shape != request.shape_yx:
         raise DeviceError(f"a frame of {request.shape_yx} pixels was asked for, {photons.shape} came back")
-    known = photons.dtype.kind in "uif" and photons.dtype.itemsize <= 8
-    if not known or not np.all(np.isfinite(photons)) or not math.isfinite(frame.started_s):
+    kind = photons.dtype.kind if photons.dtype.itemsize <= 8 else ""
+    is_finite = kind in {"u", "i"} or (kind == "f" and bool(np.isfinite(photons).all()))
+    if not is_finite or not math.isfinite(frame.started_s):
         raise DeviceError(f"the frame (dtype {photons.dtype}) holds values that are not finite numbers")
     there, wanted = actual.scanned_region.bounds_yx_m, request.scanned_region.bounds_yx_m
     misplaced_m = max(abs(a - b) for a, b in zip(there, wanted, strict=True))

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from controller.core.checking import Bench, OfflineCheck
-from controller.core.driver_thread import within
 from controller.core.errors import ConfigurationError, DeviceError
 from controller.core.frame import Frame
 from controller.core.limits import SafetyLimits
 from controller.core.protocols import Capabilities, Clock, Resources
 from controller.core.settings import ScanSettings
+from controller.core.worker import within
 from controller.microscopes.device_mapping import DeviceMapping
 from controller.microscopes.mapping_checks import common_problems, undoable
 from controller.microscopes.mmcore import MMCoreMicroscope

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.core.dose import Lit
-from controller.core.driver_thread import Watchdog
 from controller.core.errors import (
     AcquisitionStoppedError,
     DeviceError,
@@ -32,6 +31,7 @@ from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Capabilities
 from controller.core.settings import Region, ScanSettings
+from controller.core.watchdog import Watchdog
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
 
 STED = CONFOCAL.replace(modality="sted", sted_w=0.1)

@@ -1,37 +1,47 @@
-"""Keeps a driver that hangs from taking the session, or the end of the light, with it."""
+"""Runs calls that may hang on a thread of their own, so that whoever waits can give up."""
 
 from __future__ import annotations
 
 import queue
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from controller.core.errors import DeviceError
-from controller.core.protocols import Microscope
 
 T = TypeVar("T")
 
-_PAUSE_S = 0.1
 _END = object()
 
 
-class DriverThread:
-    """Runs a driver's scans on a thread of their own, one after the other.
+class NothingCameError(Exception):
+    """A call did not come back in time; not a ``TimeoutError``, which the call may raise itself."""
 
-    The thread is started by the first scan and ends with this object. If a scan never comes back, it
-    is left behind: a thread cannot be ended from outside.
+
+class Attention(Protocol):
+    """Somebody who watches over a job: ``feed`` when an item is begun, ``rest`` while there is none."""
+
+    def feed(self) -> None: ...
+
+    def rest(self) -> None: ...
+
+
+class Worker:
+    """Runs jobs on a thread of its own, one after the other.
+
+    The thread is started by the first job and ends with this object. If a job never comes back, it is
+    left behind: a thread cannot be ended from outside.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._jobs: queue.SimpleQueue[Job[object] | None] | None = None
 
     def start(
         self,
         source: Callable[[], Iterable[T]],
-        watchdog: Watchdog | None = None,
+        watchdog: Attention | None = None,
         *,
         in_step: bool = False,
     ) -> Job[T]:
@@ -42,18 +52,30 @@ class DriverThread:
         """
         if self._jobs is None:
             self._jobs = queue.SimpleQueue()
-            threading.Thread(target=_work, args=(self._jobs,), name="driver", daemon=True).start()
+            threading.Thread(target=_work, args=(self._jobs,), name=self._name, daemon=True).start()
             weakref.finalize(self, self._jobs.put, None)
         job = Job(source, watchdog, in_step=in_step)
         self._jobs.put(job)  # type: ignore[arg-type]  # the thread does not look at the items
         return job
 
+    def ask(self, call: Callable[[], T], timeout_s: float) -> T:
+        """Return what ``call`` returns, or raise what it raises.
+
+        Raises
+        ------
+        NothingCameError
+            If it does not come back within ``timeout_s``; this worker is lost then.
+        """
+        for answer in self.start(lambda: [call()]).items(timeout_s):
+            return answer
+        raise AssertionError("a call gives one answer")
+
 
 class Job(Generic[T]):
-    """What one scan gives, in the order in which it comes."""
+    """The items of one job, in the order in which they come."""
 
     def __init__(
-        self, source: Callable[[], Iterable[T]], watchdog: Watchdog | None, *, in_step: bool
+        self, source: Callable[[], Iterable[T]], watchdog: Attention | None, *, in_step: bool
     ) -> None:
         self._source = source
         self._watchdog = watchdog
@@ -65,11 +87,11 @@ class Job(Generic[T]):
         self.is_resting = False  # waiting for somebody to want the next item
 
     def items(self, timeout_s: float) -> Iterator[T]:
-        """Yield each item as it comes; raise what the scan raised.
+        """Yield each item as it comes; raise what the job raised.
 
         Raises
         ------
-        TimeoutError
+        NothingCameError
             If nothing came for ``timeout_s``.
         """
         while True:
@@ -78,7 +100,7 @@ class Job(Generic[T]):
             try:
                 item, error, is_end = self._items.get(timeout=timeout_s)
             except queue.Empty:
-                raise TimeoutError(f"nothing came for {timeout_s:g} s") from None
+                raise NothingCameError(f"nothing came for {timeout_s:g} s") from None
             if error is not None:
                 raise error
             if is_end:
@@ -86,7 +108,7 @@ class Job(Generic[T]):
             yield item  # type: ignore[misc]  # an item, as there is neither an error nor the end
 
     def cancel(self) -> None:
-        """Begin nothing more; whoever waits for light to end calls the driver's ``stop`` beside this."""
+        """Begin no further item."""
         self._cancelled.set()
         if self._wanted is not None:
             self._wanted.release()
@@ -96,7 +118,7 @@ class Job(Generic[T]):
         return self._ended.wait(timeout_s)
 
     def work(self) -> None:
-        """Go through the source; on the driver's thread."""
+        """Go through the source; on the worker's thread."""
         error: BaseException | None = None
         try:
             items = iter(self._source())
@@ -133,59 +155,6 @@ def _work(jobs: queue.SimpleQueue[Job[object] | None]) -> None:
         del job
 
 
-class Watchdog:
-    """Puts the light out, again and again until it is dark, if a scan takes too long.
-
-    ``feed`` gives it as much patience again: each frame of a movie does. ``rest`` lets it sleep.
-    """
-
-    def __init__(self, microscope: Microscope, allowed_s: float) -> None:
-        self.allowed_s = allowed_s
-        self.has_fired = False
-        self._microscope = microscope
-        self._due_s = time.monotonic() + allowed_s
-        self._stopping = threading.Lock()  # held while stop() runs, so that it cannot hit a later scan
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="scan-watchdog", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        # A stop that hangs must not make us hang, too.
-        has_lock = self._stopping.acquire(timeout=self.allowed_s)
-        self._done.set()
-        if has_lock:
-            self._stopping.release()
-
-    def feed(self) -> None:
-        """Start counting anew."""
-        self._due_s = time.monotonic() + self.allowed_s
-
-    def rest(self) -> None:
-        """Be patient without an end: the driver has nothing to do."""
-        self._due_s = float("inf")
-
-    def _watch(self) -> None:
-        while (left_s := self._due_s - time.monotonic()) > 0:
-            # Looked at again from time to time: whoever rests may be fed.
-            if self._done.wait(min(left_s, self.allowed_s)):
-                return
-        while True:
-            with self._stopping:
-                if self._done.is_set():
-                    return
-                self.has_fired = True
-                try:
-                    self._microscope.stop()
-                    if self._microscope.is_dark():
-                        return
-                except Exception:  # noqa: BLE001, S110  # tried again: there is nobody else to put it out
-                    pass
-            if self._done.wait(_PAUSE_S):
-                return
-
-
 def within(timeout_s: float, call: Callable[[], T], what: str) -> T:
     """Return what a call of the driver returns, or give it up.
 
@@ -194,10 +163,7 @@ def within(timeout_s: float, call: Callable[[], T], what: str) -> T:
     DeviceError
         If it does not come back within ``timeout_s``.
     """
-    thread = DriverThread()
     try:
-        for answer in thread.start(lambda: [call()]).items(timeout_s):
-            return answer
-    except TimeoutError:
+        return Worker(what).ask(call, timeout_s)
+    except NothingCameError:
         raise DeviceError(f"the driver does not come back from {what} within {timeout_s:g} s") from None
-    raise AssertionError("a call gives one answer")
