@@ -189,13 +189,21 @@ class GuardedMicroscope:
         self.ledger.settle(booking, Lit.sum(delivered))
 
     def _frames(self, request: ScanSettings, count: int) -> Iterator[Frame]:
-        """Yield the driver's frames, then make sure that it is dark; on the driver's thread."""
-        if count > 1 and isinstance(self._microscope, Streams):
-            yield from self._microscope.stream(request, count)
+        """Yield the driver's frames, and make sure that it is dark; on the driver's thread."""
+        microscope = self._microscope
+        if count > 1 and isinstance(microscope, Streams):
+            yield from microscope.stream(request, count)
         else:
-            for _ in range(count):
-                yield self._microscope.acquire(request)
-        if not self._microscope.is_dark():
+            for _ in range(count - 1):
+                yield microscope.acquire(request)
+            last = microscope.acquire(request)
+            try:
+                is_dark = microscope.is_dark()  # first, so that whoever waits is woken once
+            finally:
+                yield last
+            if is_dark:
+                return
+        if not microscope.is_dark():
             raise LightFaultError("the frame is complete but the light is still on")
 
     def _watched(self, job: Job[Frame], watchdog: Watchdog | None, request: ScanSettings) -> Iterator[Frame]:
