@@ -58,6 +58,7 @@ class AdaptiveScan:
         stride_px, margin_px = exposure.stride_px, lights[0].photons_hz.shape[0] // 2
         raster = Raster.over(image_shape(molecules, stride_px, margin_px), stride_px, margin_px)
         self._exposure, self._raster = exposure, raster
+        self._whole_s = exposure.scaled_to_s or exposure.dwell_s
         self._detector, self._physics = detector, physics
         self._photons_rng = np.random.Generator(np.random.Philox(seeds.photons))
         self._alive = molecules.astype(np.float64)
@@ -95,7 +96,7 @@ class AdaptiveScan:
 
     def _scan_pixel(self, signal: FloatImage, column: int, events: list[_Event]) -> tuple[int, int]:
         """Make the steps of a pixel; return its photons and how many steps it made."""
-        sums, total, count, made = self._exposure.sums, 0, 0, 0
+        total, count, made, is_dark = 0, 0, 0, False
         is_seen = self._physics.bleaching_within_dwell
         for number, step in enumerate(self._exposure.steps):
             lost = [event for event in events if event.step == number and self._is_there(event)]
@@ -109,13 +110,16 @@ class AdaptiveScan:
             made += 1
             is_enough = step.enough_photons is not None and count > step.enough_photons
             if is_enough:
-                count = round(count * self._exposure.dwell_s / step.dwell_s)
+                count = round(count * self._whole_s / step.dwell_s)
             total += count
-            if is_enough or count < step.fewest_photons:
+            is_dark = count < step.fewest_photons
+            if is_enough or is_dark:
                 break
         if not is_seen:
             self._bleach(signal, column, [event for event in events if event.step < made])
-        return (total if sums else count), made
+        if is_dark and self._exposure.dark_is_zero:
+            return 0, made
+        return (total if self._exposure.sums else count), made
 
     def _is_there(self, event: _Event) -> bool:
         return (event.site, event.molecule) not in self._gone

@@ -13,6 +13,8 @@ What is pySTED's and what is not:
 - The dwell times of all passes over a line are spent in one. pySTED's hazard is linear in time and
   its counts are Poisson, so the expected dose, survival and noise agree; only the bleaching between
   two passes of the same line is not seen by the second. One pass is cheaper by the number of passes.
+- Light of its own on each pixel, and adaptive scans (:class:`AdaptiveExposure`) of the two kinds that
+  pySTED knows, are pySTED's own in one call. They cannot be stopped.
 
 pySTED draws from the C library's ``rand`` and from numpy's global generator, and rewinds the latter.
 Here every draw has a seed of its own and the caller's global state is put back. Images are
@@ -39,7 +41,17 @@ from controller.core.errors import ConfigurationError
 from simulator.detector import Detector
 from simulator.optics import Optics
 from simulator.photophysics import RED, Dye, Gate
-from simulator.scanning import Exposure, Molecules, Scanned, Seeds, always, image_shape
+from simulator.scanning import (
+    AdaptiveExposure,
+    Exposure,
+    FloatImage,
+    Molecules,
+    PixelExposure,
+    Scanned,
+    Seeds,
+    always,
+    image_shape,
+)
 from simulator.specimens import MAP_PIXEL_SIZE_M
 
 # pySTED clears a buffer as large as its map at each pixel, and holds the interpreter for a whole
@@ -78,7 +90,8 @@ class PystedEngine:
     @property
     def margin_px(self) -> int:
         """Half width of the light's kernels in map pixels. The first call computes the kernels."""
-        return int(self.effective_psf(1e-6, 0.0).shape[0] // 2)
+        with _pysted_alone():
+            return _half_width(self._pysted_microscope())
 
     def effective_psf(self, excitation_w: float, sted_w: float) -> NDArray[np.float64]:
         """Return pySTED's mean power of fluorescence per molecule and position, before detection.
@@ -95,13 +108,18 @@ class PystedEngine:
     def scan(
         self,
         molecules: Molecules,
-        exposure: Exposure,
+        exposure: Exposure | PixelExposure | AdaptiveExposure,
         seeds: Seeds,
         go_on: Callable[[int], bool] = always,
     ) -> Scanned:
         """Scan the inside of a map, line by line; see :class:`simulator.scanning.ScanningEngine`."""
         lines, columns = image_shape(molecules, exposure.stride_px, self.margin_px)
-        if exposure.sted_w > 0:
+        if isinstance(exposure, AdaptiveExposure):
+            return self._adapt(molecules, exposure, seeds)
+        if isinstance(exposure, PixelExposure):
+            power_w, left = self._raster(molecules, exposure, _pysted_seeds(seeds.bleaching, 1)[0])
+            survivors = left.astype(np.int32)
+        elif exposure.sted_w > 0:
             power_w, survivors = self._deplete(molecules, exposure, seeds.bleaching, go_on)
         else:
             power_w, survivors = self._illuminate(molecules, exposure)[:lines, :columns], molecules.copy()
@@ -141,21 +159,18 @@ class PystedEngine:
         return power_w, survivors
 
     def _raster(
-        self, molecules: Molecules, exposure: Exposure, seed: int
+        self, molecules: Molecules, exposure: Exposure | PixelExposure, seed: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Let pySTED scan one map; return the fluorescence in W at each image pixel, and the survivors."""
-        margin, stride = self.margin_px, exposure.stride_px
-        height, width = (size - 2 * margin for size in molecules.shape)
+        stride = exposure.stride_px
+        height, width = (size - 2 * self.margin_px for size in molecules.shape)
+        light = [
+            np.repeat(np.repeat(np.asarray(values, np.float64), stride, 0), stride, 1)
+            if np.ndim(values)
+            else float(values)
+            for values in (exposure.dwell_s, exposure.excitation_w, exposure.sted_w)
+        ]
         with _pysted_alone():
-            from pysted import base
-
-            scope = self._pysted_microscope()
-            datamap = base.Datamap(molecules, self.map_pixel_size_m)
-            # This region of interest only: pySTED's raster starts at the map's corner wherever it lies.
-            datamap.set_roi(
-                np.empty((2 * margin + 1, 2 * margin + 1)),
-                {"rows": [margin, margin + height - 1], "cols": [margin, margin + width - 1]},
-            )
             # A strided list at the map's own pixel size: pySTED reads larger ones out of the decimal
             # digits of the float and gets many of them wrong.
             pixels = [
@@ -163,12 +178,10 @@ class PystedEngine:
                 for row in range(stride // 2, height, stride)
                 for column in range(stride // 2, width, stride)
             ]
-            _, survivors, scanned = scope.get_signal_and_bleach(
-                datamap,
+            _, survivors, scanned = self._pysted_microscope().get_signal_and_bleach(
+                self._datamap(molecules),
                 self.map_pixel_size_m,
-                float(exposure.dwell_s),
-                float(exposure.excitation_w),
-                float(exposure.sted_w),
+                *light,
                 pixel_list=pixels,
                 bleach=True,
                 update=False,
@@ -178,25 +191,53 @@ class PystedEngine:
         intensity = np.asarray(scanned["intensity"], dtype=np.float64)
         return intensity[stride // 2 :: stride, stride // 2 :: stride], survivors["base"]
 
+    def _datamap(self, molecules: Molecules) -> Any:
+        """Return pySTED's map of molecules, whose inside is scanned."""
+        from pysted import base
+
+        datamap = base.Datamap(molecules, self.map_pixel_size_m)
+        margin = _half_width(self._pysted_microscope())
+        last = [size - margin - 1 for size in molecules.shape]
+        # This region of interest only: pySTED's raster starts at the map's corner wherever it lies.
+        datamap.set_roi(
+            np.empty((2 * margin + 1, 2 * margin + 1)),
+            {"rows": [margin, last[0]], "cols": [margin, last[1]]},
+        )
+        return datamap
+
+    def _adapt(self, molecules: Molecules, exposure: AdaptiveExposure, seeds: Seeds) -> Scanned:
+        """Let pySTED make an adaptive scan."""
+        if exposure.stride_px != 1:
+            raise ValueError(f"stride_px={exposure.stride_px}: pySTED's adaptive scans are made with 1")
+        last = exposure.steps[-1]
+        with _pysted_alone():
+            adaptive = _pysted_adaptive((self._optics, self._dye, self._gate, self._detector), exposure)
+            # Its detector draws from numpy's global generator and takes no seed.
+            np.random.seed(_pysted_seeds(seeds.photons, 1)[0])  # noqa: NPY002
+            photons, survivors, last_steps = adaptive.get_signal_and_bleach(
+                self._datamap(molecules),
+                self.map_pixel_size_m,
+                float(last.dwell_s),
+                float(last.excitation_w),
+                float(last.sted_w),
+                bleach=True,
+                update=False,
+                seed=_pysted_seeds(seeds.bleaching, 1)[0],
+            )
+        return Scanned(
+            np.rint(photons).astype(np.uint32),
+            survivors["base"].astype(np.int32),
+            _steps_made(last_steps, adaptive.opts),
+        )
+
     def _detect(
-        self, power_w: NDArray[np.float64], dwell_s: float, seeds: np.random.SeedSequence
+        self, power_w: NDArray[np.float64], dwell_s: FloatImage | float, seeds: np.random.SeedSequence
     ) -> NDArray[np.uint32]:
         """Return pySTED's counts for a fluorescence in W, same shape."""
         with _pysted_alone():
-            from pysted import base
-
-            # pySTED's background is that of an ungated detector.
-            share = self._gate.width_s * self._optics.pulse_rate_hz
-            detector = base.Detector(
-                det_delay=self._gate.delay_s,
-                det_width=self._gate.width_s,
-                background=self._detector.background_hz / share,
-                pcef=self._detector.collected,
-                pdef=self._detector.detected,
-            )
             photons_hz = self._pysted_microscope().fluo.get_photons(power_w)
-            counts = detector.get_signal(
-                photons_hz, float(dwell_s), self._optics.pulse_rate_hz, seed=_pysted_seeds(seeds, 1)[0]
+            counts = _pysted_detector(self._optics, self._gate, self._detector).get_signal(
+                photons_hz, dwell_s, self._optics.pulse_rate_hz, seed=_pysted_seeds(seeds, 1)[0]
             )
         return np.asarray(counts).astype(np.uint32)
 
@@ -218,6 +259,93 @@ def _pysted_alone() -> Iterator[None]:
 def _pysted_seeds(seeds: np.random.SeedSequence, count: int) -> list[int]:
     # Zero means "take the time of day" to pySTED; more than 31 bits do not fit everywhere in it.
     return [int(word) % (2**31 - 1) + 1 for word in seeds.generate_state(count)]
+
+
+@lru_cache(maxsize=4)
+def _pysted_adaptive(instrument: tuple[Optics, Dye, Gate, Detector], exposure: AdaptiveExposure) -> Any:
+    """Return pySTED's microscope for an adaptive scan, which computes its kernels again."""
+    from pysted import microscopes
+
+    optics, dye, gate, detector = instrument
+    scope = _pysted_microscope(optics, dye, gate)
+    name, options = _pysted_options(exposure)
+    return getattr(microscopes, name)(
+        scope.excitation,
+        scope.sted,
+        _pysted_detector(optics, gate, detector),
+        scope.objective,
+        scope.fluo,
+        load_cache=False,
+        opts=options,
+    )
+
+
+def _pysted_detector(optics: Optics, gate: Gate, detector: Detector) -> Any:
+    from pysted import base
+
+    return base.Detector(
+        n_airy=optics.pinhole_airy,
+        det_delay=gate.delay_s,
+        det_width=gate.width_s,
+        # pySTED's background is that of an ungated detector.
+        background=detector.background_hz / (gate.width_s * optics.pulse_rate_hz),
+        pcef=detector.collected,
+        pdef=detector.detected,
+    )
+
+
+def _steps_made(told: NDArray[np.float64], options: dict[str, list[float]]) -> NDArray[np.uint8]:
+    """Return how many steps pixels made; pySTED tells a DyMIN pixel's last power.
+
+    Of a RESCue pixel it tells 0 for dark, 1 for both steps and 2 for bright.
+    """
+    if "scale_power" in options:
+        made = np.abs(told[..., None] - np.array(options["scale_power"])).argmin(axis=-1) + 1
+        return np.asarray(made, dtype=np.uint8)
+    return np.asarray(np.where(told == 1, 2, 1), dtype=np.uint8)
+
+
+def _half_width(scope: Any) -> int:
+    return int(scope.cache(MAP_PIXEL_SIZE_M)[0].shape[0] // 2)
+
+
+def _pysted_options(exposure: AdaptiveExposure) -> tuple[str, dict[str, list[float]]]:
+    """Return the kind of pySTED's microscope that makes an adaptive scan, and its options.
+
+    Raises
+    ------
+    ValueError
+        If pySTED has none that does it.
+    """
+    steps, last = exposure.steps, exposure.steps[-1]
+    # pySTED writes -1 for the last step's time and takes the time of the pixel for it.
+    times_s = [*(step.dwell_s for step in steps[:-1]), -1.0]
+    same_excitation = len({step.excitation_w for step in steps}) == 1
+    ends_dark = exposure.dark_is_zero and last.fewest_photons == 0 and last.enough_photons is None
+    enough = [step.enough_photons for step in steps[:-1]]
+    if exposure.sums:
+        same_light = same_excitation and len({step.sted_w for step in steps}) == 1
+        if (
+            len(steps) == 2
+            and ends_dark
+            and same_light
+            and None not in enough
+            and exposure.scaled_to_s == last.dwell_s
+        ):
+            lower = [*(float(step.fewest_photons) for step in steps[:-1]), -1.0]
+            upper = [*(float(photons) for photons in enough if photons is not None), -1.0]
+            return "RESCueMicroscope", {
+                "lower_threshold": lower,
+                "upper_threshold": upper,
+                "decision_time": times_s,
+            }
+    elif ends_dark and same_excitation and not any(enough) and last.sted_w > 0:
+        return "DyMINMicroscope", {
+            "scale_power": [step.sted_w / last.sted_w for step in steps],
+            "decision_time": times_s,
+            "threshold_count": [float(step.fewest_photons) for step in steps],
+        }
+    raise ValueError(f"pySTED has no microscope that does {exposure}")
 
 
 @lru_cache(maxsize=4)

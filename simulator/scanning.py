@@ -111,16 +111,26 @@ class AdaptiveExposure:
         In this order, at least one.
     sums
         Whether a pixel's value is the photons of all its steps, or those of the last one made.
+    dark_is_zero
+        Whether a pixel that ends for want of photons counts 0, as in pySTED, or what it has seen.
+    scaled_to_s
+        The time that a step's photons are scaled up to where they are enough; ``None`` is that of all
+        steps together. pySTED takes the last step alone.
     """
 
     stride_px: int
     steps: tuple[Step, ...]
     sums: bool = False
+    dark_is_zero: bool = False
+    scaled_to_s: float | None = None
 
     def __post_init__(self) -> None:
         _check_whole("stride_px", self.stride_px)
         if not 1 <= len(self.steps) <= 255:
             raise ValueError(f"steps has {len(self.steps)} entries: an adaptive pixel has 1 to 255")
+
+        if self.scaled_to_s is not None and not (self.scaled_to_s > 0 and isfinite(self.scaled_to_s)):
+            raise ValueError(f"scaled_to_s={self.scaled_to_s!r} must be a finite time above 0 s")
 
     @property
     def dwell_s(self) -> float:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from simulator import pysted_reference
 from simulator.detector import Detector
 from simulator.photophysics import RED
 from simulator.pysted_reference import PystedEngine
-from simulator.scanning import Exposure, Scanned, Seeds
+from simulator.scanning import AdaptiveExposure, Exposure, PixelExposure, Scanned, Seeds, Step
 
 pytest.importorskip("pysted")
 
@@ -243,3 +244,58 @@ def test_a_map_without_whole_pixels_inside_its_margin_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="margin of 30"):
         engine.scan(np.zeros(shape, np.int32), Exposure(4, 1e-5, 1e-5), seeds())
+
+
+def dymin(**changes: Any) -> AdaptiveExposure:
+    steps = (
+        Step(10e-6, 10e-6, 0.0, fewest_photons=8),
+        Step(10e-6, 10e-6, 0.04, fewest_photons=8),
+        Step(30e-6, 10e-6, 0.16),
+    )
+    return AdaptiveExposure(**{"stride_px": 1, "steps": steps, "dark_is_zero": True, **changes})
+
+
+RESCUE = AdaptiveExposure(
+    1,
+    (
+        Step(10e-6, 10e-6, 0.15, fewest_photons=2, enough_photons=5),
+        Step(40e-6, 10e-6, 0.15),
+    ),
+    sums=True,
+    dark_is_zero=True,
+    scaled_to_s=40e-6,
+)
+PIXELS = PixelExposure(1, 10e-6, np.where(np.eye(12) > 0, 1e-6, 2e-5), np.where(np.eye(12) > 0, 0.01, 0.2))
+
+
+@pytest.mark.parametrize("exposure", [dymin(), RESCUE, PIXELS])
+def test_scans_with_light_that_differs_are_pure_functions_of_their_seeds(
+    engine: PystedEngine, exposure: AdaptiveExposure | PixelExposure
+) -> None:
+    sample = sparse_map(engine, 12, molecules=4)
+    first, second, other = (engine.scan(sample, exposure, seeds(number)) for number in (1, 1, 2))
+    assert np.array_equal(first.photons, second.photons)
+    assert np.array_equal(first.survivors, second.survivors)
+    assert not np.array_equal(first.photons, other.photons)
+    assert first.survivors.sum() < sample.sum()
+    if isinstance(exposure, AdaptiveExposure):
+        assert first.steps is not None
+        assert first.steps.min() == 1
+        assert first.steps.max() == len(exposure.steps)
+
+
+@pytest.mark.parametrize(
+    "exposure",
+    [
+        dymin(stride_px=2),
+        dymin(dark_is_zero=False),
+        dymin(sums=True),
+        dymin(steps=(Step(1e-5, 1e-5, 0.1, 5), Step(1e-5, 2e-5, 0.2))),
+        replace(RESCUE, scaled_to_s=None),
+    ],
+)
+def test_adaptive_scans_that_pysted_does_not_know_are_refused(
+    engine: PystedEngine, exposure: AdaptiveExposure
+) -> None:
+    with pytest.raises(ValueError, match="pySTED"):
+        engine.scan(sparse_map(engine, 8), exposure, seeds())
