@@ -59,7 +59,7 @@ class TissueOptions(Settings):
     bottom_m: Positive = 200e-6
     neurons_per_m3: Annotated[float, Field(ge=0, le=3e14)] = 1e14
     expression_sd: Annotated[float, Field(ge=0, le=2)] = 0.4
-    neuropil_fill: Annotated[float, Field(ge=0, le=1)] = 0.2
+    neuropil_fill: Annotated[float, Field(ge=0, le=1)] = 0.35
     vessels: bool = True
 
     @model_validator(mode="after")

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from controller.cli import app
 from controller.core.clock import SimulatedClock
 from controller.core.errors import (
     AcquisitionStoppedError,
@@ -510,3 +512,23 @@ def keys(model: type[Settings]) -> set[str]:
 def test_the_hardware_readme_explains_every_key() -> None:
     text = (Path(__file__).parents[2] / "hardware_configs/README.md").read_text()
     assert not [key for key in sorted(keys(Options)) if f"`{key}`" not in text]
+
+
+def test_the_shipped_configuration_runs_a_closed_loop(tmp_path: Path) -> None:
+    config = Path(__file__).parents[2] / "hardware_configs/sim_two_photon.toml"
+    session = tmp_path / "session"
+    arguments = [
+        "run",
+        str(config),
+        "--seed",
+        "3",
+        "--budget-cycles",
+        "4",
+        "--output",
+        str(session),
+        "--json",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert '"frames": 4' in result.stdout
+    assert (session / "report.html").exists()
