@@ -56,7 +56,7 @@ class _Connection(pyjavaz.Bridge):  # type: ignore[misc]
     Raises
     ------
     ConnectionLostError
-        If nothing listens, or something else.
+        If what listens there does not answer, or is something else.
     """
 
     def __init__(self, port: int, timeout_s: float, core: dict[str, Any] | None = None) -> None:
@@ -67,7 +67,6 @@ class _Connection(pyjavaz.Bridge):  # type: ignore[misc]
         self.allowed_s, self.is_lost = timeout_s, True
         self.in_use = threading.Lock()
         self.core: Any = None
-        require_listener(port, timeout_s)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._wire = _Socket(self._context, port, zmq.REQ, ip_address=HOST)
         self._wire._socket.linger = 0  # what a dead server does not take is dropped
@@ -102,22 +101,23 @@ class _Connection(pyjavaz.Bridge):  # type: ignore[misc]
         del timeout, give_up_condition
         if self.is_lost:
             raise ConnectionLostError(f"the connection to Micro-Manager on port {self.port} is lost")
-        self.is_lost = True  # until the answer is here: the socket cannot be used after half a call
         wire = self._wire._socket
         wire.sndtimeo = wire.rcvtimeo = int(self.allowed_s * _MILLI)
         try:
             self._wire.send(message)
             reply = self._wire.receive()
-        except zmq.ZMQError as error:
-            raise ConnectionLostError(
-                f"Micro-Manager on port {self.port} did not answer {_told(message)} within "
-                f"{self.allowed_s:g} s (microscope.options.call_timeout_s)"
-            ) from error
-        except (ValueError, LookupError, TypeError) as error:
-            raise ConnectionLostError(_strange(self.port)) from error
-        if not isinstance(reply, dict) or "type" not in reply:
-            raise ConnectionLostError(_strange(self.port))
-        self.is_lost = False
+            if not isinstance(reply, dict) or "type" not in reply:
+                raise ConnectionLostError(_strange(self.port))
+        except BaseException as error:
+            self.is_lost = True  # the socket cannot be used after half a call
+            if isinstance(error, zmq.ZMQError):
+                raise ConnectionLostError(
+                    f"Micro-Manager on port {self.port} did not answer {_told(message)} within "
+                    f"{self.allowed_s:g} s (microscope.options.call_timeout_s)"
+                ) from error
+            if isinstance(error, ValueError | LookupError | TypeError):
+                raise ConnectionLostError(_strange(self.port)) from error
+            raise
         if reply["type"] == "exception":
             raise DeviceError(f"Micro-Manager refuses {_told(message)}: {reply.get('value')}")
         return reply
@@ -182,8 +182,9 @@ class RemoteCore:
     def __init__(self, port: int, call_timeout_s: float, device_timeout_s: float) -> None:
         self._port, self._timeout_s, self._device_timeout_s = port, call_timeout_s, device_timeout_s
         self.exposure_s = 0.0
-        self._opening, self._is_given_up = threading.Lock(), False
-        self._other = _Connection(port, call_timeout_s)
+        self._opening = threading.Lock()
+        self._is_given_up = self._is_stale = False
+        self._other = self._knock()
         self._open = [self._other]
         try:
             made = self._other.core_on_another_port()
@@ -228,8 +229,7 @@ class RemoteCore:
         Without this it fails at once: one light after the other would wait for an answer in vain.
         """
         self._is_given_up = False
-        if self._first.is_lost:
-            self._other.is_lost = True
+        self._is_stale = self._first.is_lost
 
     def hang_up(self) -> None:
         """Close the connections; a call after that opens a fresh one."""
@@ -265,16 +265,21 @@ class RemoteCore:
         finally:
             connection.in_use.release()
 
+    def _knock(self) -> _Connection:
+        # Not at a port of its own: a server may close that when the first who comes there leaves.
+        _require_listener(self._port, self._timeout_s)
+        return _Connection(self._port, self._timeout_s)
+
     def _free_other(self) -> _Connection:
         """Return the second connection, anew if it was lost, held for the caller."""
         with self._opening:
-            if self._other.is_lost:
+            if self._other.is_lost or self._is_stale:
                 if self._is_given_up:
                     raise ConnectionLostError(f"Micro-Manager on port {self._port} does not answer")
                 self._is_given_up = True  # unless this works
                 # The old one stays open: the first connection's core was made by it.
-                self._other = _Connection(self._port, self._timeout_s)
-                self._is_given_up = False
+                self._other = self._knock()
+                self._is_given_up = self._is_stale = False
                 self._open.append(self._other)
             connection = self._other
         if not connection.in_use.acquire(timeout=self._timeout_s):
@@ -282,7 +287,7 @@ class RemoteCore:
         return connection
 
 
-def require_listener(port: int, timeout_s: float) -> None:
+def _require_listener(port: int, timeout_s: float) -> None:
     """Raise :class:`ConnectionLostError` if nothing listens: a socket of ZMQ would wait for somebody to."""
     try:
         socket.create_connection((HOST, port), timeout_s).close()
