@@ -40,6 +40,8 @@ class ScanStep(Settings):
         Mean powers at the sample in watts.
     line_averages
         How often each line is scanned.
+    focus_m
+        Position of the focus drive; without it the focus stays where it is.
     region
         Where, in sample coordinates; without it the policy chooses the place.
     """
@@ -50,6 +52,7 @@ class ScanStep(Settings):
     excitation_w: NonNegative = 10e-6
     sted_w: NonNegative = 0.0
     line_averages: Annotated[int, Field(ge=1)] = 1
+    focus_m: float | None = None
     region: Region | None = None
 
     def at(self, region: Region) -> ScanSettings:

@@ -138,3 +138,9 @@ def test_a_plan_of_any_length_costs_nothing_to_make() -> None:
     assert first.reason.startswith("scan 1 of 2000000000000")
     refused = replace(NOTHING, refused="too much light")
     assert [isinstance(policy.decide(refused), Stop) for _ in range(4)] == [False, False, False, True]
+
+
+def test_a_step_may_name_its_focus() -> None:
+    region = Region(center_yx_m=(0.0, 0.0), size_yx_m=(1e-6, 1e-6))
+    assert ScanStep().at(region).focus_m is None
+    assert ScanStep(focus_m=20e-6).at(region).focus_m == 20e-6
