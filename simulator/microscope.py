@@ -89,6 +89,14 @@ class SimulatedMicroscope:
         Decides the sample and all noise.
     engine
         What turns molecules into images, the one that the options name if not given.
+    specimen
+        A sample that is made already, of the size that the options say. Their ``specimen`` and
+        ``molecules_per_pixel`` are not looked at then.
+
+    Raises
+    ------
+    ConfigurationError
+        If the given sample has another size, or the options name one that cannot be made.
     """
 
     class Options(Settings):
@@ -132,7 +140,13 @@ class SimulatedMicroscope:
             return self
 
     def __init__(
-        self, options: Options, *, clock: Clock, seed: int, engine: ScanningEngine | None = None
+        self,
+        options: Options,
+        *,
+        clock: Clock,
+        seed: int,
+        engine: ScanningEngine | None = None,
+        specimen: Specimen | None = None,
     ) -> None:
         self._options = options
         self._clock = clock
@@ -141,9 +155,15 @@ class SimulatedMicroscope:
         self._margin_px = self._engine.margin_px
         self._field_px = round(options.field_size_m / MAP_PIXEL_SIZE_M)
         rows, columns = options.fields_yx
-        self._specimen = make_specimen(
+        shape_yx = (rows * self._field_px, columns * self._field_px)
+        if specimen is not None and specimen.molecules.shape != shape_yx:
+            raise ConfigurationError(
+                f"the given sample has {specimen.molecules.shape} map pixels, fields_yx={options.fields_yx} of "
+                f"{options.field_size_m:g} m have {shape_yx}"
+            )
+        self._specimen = specimen or make_specimen(
             options.specimen,
-            (rows * self._field_px, columns * self._field_px),
+            shape_yx,
             options.molecules_per_pixel,
             np.random.default_rng(self._stream(_Purpose.SPECIMEN, 0)),
         )
