@@ -63,8 +63,8 @@ class AdaptiveScan:
         self._photons_rng = np.random.Generator(np.random.Philox(seeds.photons))
         self._alive = molecules.astype(np.float64)
         photons_hz = np.stack([light.photons_hz for light in lights])
-        self._kernels = by_visits(photons_hz, raster.stride_px)
         self._correlator = Correlator(photons_hz, raster)
+        self._kernels = self._correlator.at_visits
         self._gone: set[tuple[int, int]] = set()
 
         hazards = np.stack(

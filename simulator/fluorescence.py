@@ -35,13 +35,23 @@ class Correlator:
         Shape ``(kernel, y, x)``, odd and square.
     raster
         The scan.
+
+    Attributes
+    ----------
+    raster
+        As above.
+    side
+        Of the kernels, in map pixels.
+    at_visits
+        The kernels, see :func:`simulator.raster.by_visits`.
     """
 
     def __init__(self, kernels: Kernel, raster: Raster) -> None:
         from scipy import fft
 
-        self._raster = raster
+        self.raster = raster
         self.side = kernels.shape[-1]
+        self.at_visits = by_visits(kernels, raster.stride_px)
         self._mixture, basis = _mixtures(kernels)
         down, size, across = np.linalg.svd(basis)
         kept = size > _SMALLEST_TERM * size.max(initial=0.0)
@@ -58,7 +68,7 @@ class Correlator:
 
     def window(self, line: int) -> slice:
         """Return the rows of the map that a line sees."""
-        step = self._raster.stride_px
+        step = self.raster.stride_px
         top = step // 2 + line * step
         return slice(top, top + self.side)
 
@@ -78,7 +88,7 @@ class Correlator:
         mixed = np.stack(
             [np.einsum("tlf,tf->lf", spectra[which], self._across[which]) for which in self._terms_of]
         )
-        step, columns = self._raster.stride_px, self._raster.shape_yx[1]
+        step, columns = self.raster.stride_px, self.raster.shape_yx[1]
         parts = fft.irfft(mixed, self._length)[..., step // 2 : step // 2 + step * columns : step]
         if levels is None:
             return np.asarray(np.einsum("kp,plc->klc", self._mixture, parts))
@@ -99,14 +109,12 @@ class LineImages:
 
     Parameters
     ----------
-    photons_hz
-        Kernels: photon rate of one molecule by its place relative to the beam, ``(kernel, y, x)``.
+    correlator
+        For the photon rate of one molecule by its place relative to the beam, in Hz.
     molecules
         The map, with its margin.
     bleached
         What the scan bleaches, in the order of the lines.
-    raster
-        The scan.
     levels
         Number of the kernel of each pixel, shape ``(line, column)``; ``None`` if there is one kernel.
     within_dwell
@@ -115,23 +123,22 @@ class LineImages:
 
     def __init__(
         self,
-        photons_hz: Kernel,
+        correlator: Correlator,
         molecules: Molecules,
         bleached: Bleached,
-        raster: Raster,
         *,
         levels: Levels | None = None,
         within_dwell: bool = True,
     ) -> None:
         self._alive = molecules.astype(np.float64)
         self._bleached = bleached
-        self._raster = raster
+        self._correlator = correlator
+        self._raster = correlator.raster
         self._levels = levels
         self._within_dwell = within_dwell
-        self._kernels = by_visits(photons_hz, raster.stride_px)
-        self._correlator = Correlator(photons_hz, raster)
-        self._starts = np.searchsorted(bleached.line, np.arange(raster.shape_yx[0] + 1))
-        self._sites = bleached.y * raster.map_width + bleached.x
+        self._kernels = correlator.at_visits
+        self._starts = np.searchsorted(bleached.line, np.arange(self._raster.shape_yx[0] + 1))
+        self._sites = bleached.y * self._raster.map_width + bleached.x
 
     @property
     def survivors(self) -> Molecules:

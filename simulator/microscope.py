@@ -103,7 +103,7 @@ class SimulatedMicroscope:
         """The simulated sample and instrument, as a configuration states them."""
 
         specimen: SpecimenName = "synapses"
-        """Kind of sample; what each looks like is in ``simulator/specimens.py``."""
+        """Kind of sample; what each looks like is in ``simulator/specimens/``."""
         molecules_per_pixel: Positive = 5.0
         """Expected fluorescent molecules in the brightest 20 nm pixels of the sample."""
         fields_yx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (2, 2)

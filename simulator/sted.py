@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from simulator.adaptive import AdaptiveScan
 from simulator.bleaching import Bleached, HazardTables
 from simulator.detector import Detector
-from simulator.fluorescence import Levels, LineImages
+from simulator.fluorescence import Correlator, Levels, LineImages
 from simulator.optics import Optics, focal_light
 from simulator.photophysics import PYSTED, RED, Dye, DyeInFocus, Gate, Light, Physics
 from simulator.raster import Raster, by_visits
@@ -68,6 +68,7 @@ class STEDEngine:
         self._focus = focal_light(optics, dye.emission_m, map_pixel_size_m)
         in_focus = DyeInFocus(self._focus, optics, dye, gate or Gate(), self._physics)
         self._light = lru_cache(maxsize=64)(in_focus.light)
+        self._plan = lru_cache(maxsize=8)(self._make_plan)
 
     @classmethod
     def like_pysted(cls, detector: Detector | None = None, bleaching: float = 1.0) -> STEDEngine:
@@ -98,8 +99,7 @@ class STEDEngine:
         if isinstance(exposure, PixelExposure):
             images, dwell_s = self._with_pixel_light(molecules, exposure, seeds)
         else:
-            raster = Raster.over(shape_yx, exposure.stride_px, self.margin_px, exposure.passes)
-            images = self._with_even_light(molecules, exposure, raster, seeds)
+            images = self._with_even_light(molecules, exposure, seeds)
             dwell_s = np.full(shape_yx, exposure.dwell_s)
         rng = np.random.Generator(np.random.Philox(seeds.photons))
         photons = np.zeros(shape_yx, np.uint32)
@@ -111,15 +111,20 @@ class STEDEngine:
                 return Scanned(photons[:last], images.survivors)
         return Scanned(photons, images.survivors)
 
-    def _with_even_light(
-        self, molecules: Molecules, exposure: Exposure, raster: Raster, seeds: Seeds
-    ) -> LineImages:
+    def _with_even_light(self, molecules: Molecules, exposure: Exposure, seeds: Seeds) -> LineImages:
         """Return a scan with the same light everywhere."""
-        light = self.light(exposure.excitation_w, exposure.sted_w)
-        tables = HazardTables(light.bleaching_hz * exposure.dwell_s, raster)
+        shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
+        tables, correlator = self._plan(exposure, shape_yx)
         bleached = tables.draw(molecules, np.random.Generator(np.random.Philox(seeds.bleaching)))
         within_dwell = self._physics.bleaching_within_dwell
-        return LineImages(light.photons_hz[None], molecules, bleached, raster, within_dwell=within_dwell)
+        return LineImages(correlator, molecules, bleached, within_dwell=within_dwell)
+
+    def _make_plan(self, exposure: Exposure, shape_yx: tuple[int, int]) -> tuple[HazardTables, Correlator]:
+        """Return what all scans with the same light and shape share."""
+        light = self.light(exposure.excitation_w, exposure.sted_w)
+        raster = Raster.over(shape_yx, exposure.stride_px, self.margin_px, exposure.passes)
+        tables = HazardTables(light.bleaching_hz * exposure.dwell_s, raster)
+        return tables, Correlator(light.photons_hz[None], raster)
 
     def _with_pixel_light(
         self, molecules: Molecules, exposure: PixelExposure, seeds: Seeds
@@ -144,10 +149,9 @@ class STEDEngine:
 
         rng = np.random.Generator(np.random.Philox(seeds.bleaching))
         images = LineImages(
-            np.stack([light.photons_hz for light in lights]),
+            Correlator(np.stack([light.photons_hz for light in lights]), raster),
             molecules,
             HazardTables(bound, raster).draw_thinned(molecules, chance, rng),
-            raster,
             levels=levels,
             within_dwell=self._physics.bleaching_within_dwell,
         )

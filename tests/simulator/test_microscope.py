@@ -31,6 +31,7 @@ from controller.core.limits import SafeValues
 from controller.core.protocols import Microscope, Plugin, RemembersLight
 from controller.core.settings import Region, ScanSettings
 from controller.testing import LIMITS, MicroscopeContract, resources
+from simulator import pysted_reference
 from simulator.microscope import SimulatedMicroscope
 from simulator.scanning import Exposure, Scanned, Seeds
 
@@ -92,7 +93,6 @@ def quick(clock: SimulatedClock | None = None, **changes: Any) -> SimulatedMicro
 
 
 def real(seed: int = 1, clock: SimulatedClock | None = None, **changes: Any) -> SimulatedMicroscope:
-    pytest.importorskip("pysted")
     return SimulatedMicroscope(SMALL.replace(**changes), clock=clock or SimulatedClock(), seed=seed)
 
 
@@ -110,8 +110,61 @@ class TestContractWithDepletion(MicroscopeContract):
         return real()
 
 
+class TestContractWithTheReferenceEngine(MicroscopeContract):
+    settings = STED
+
+    def make(self) -> Microscope:
+        pytest.importorskip("pysted")
+        return real(engine="pysted")
+
+
+def test_it_needs_no_pysted() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['pysted'] = None\n"  # importing it fails
+        "from controller.core.clock import SimulatedClock\n"
+        "from controller.core.settings import Region, ScanSettings\n"
+        "from simulator.microscope import SimulatedMicroscope\n"
+        "options = SimulatedMicroscope.Options(specimen='beads', fields_yx=(1, 1), field_size_m=2e-6)\n"
+        "microscope = SimulatedMicroscope(options, clock=SimulatedClock(), seed=1)\n"
+        "region = Region(center_yx_m=(0.0, 0.0), size_yx_m=(1e-6, 1e-6))\n"
+        "settings = ScanSettings(modality='sted', region=region, pixel_size_m=20e-9, dwell_s=1e-5,\n"
+        "    excitation_w=1e-5, sted_w=0.1)\n"
+        "assert microscope.acquire(settings).photons.sum() > 0\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_reference_engine_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pysted", None)
+    pysted_reference._pysted_microscope.cache_clear()
+    with pytest.raises(ConfigurationError, match="engine 'exact'"):
+        real(engine="pysted")
+
+
+def test_confocal_light_is_not_free() -> None:
+    microscope = real(molecules_per_pixel=200.0)
+    before = microscope.molecules.sum()
+    for _ in range(20):
+        microscope.acquire(CONFOCAL)
+    lost = 1 - microscope.molecules.sum() / before
+    assert 0 < lost < 0.05
+    patient = real(molecules_per_pixel=200.0, bleaching=0.0)
+    patient.acquire(CONFOCAL)
+    assert patient.molecules.sum() == before
+
+
+def test_lines_scanned_several_times_are_scanned_several_times() -> None:
+    """The second pass over a line sees what the first one bleached, so it is not one long dwell."""
+    once, often = (real(bleaching=100.0, molecules_per_pixel=500.0) for _ in range(2))
+    wide = STED.replace(region=region(side_m=2.4e-6))
+    long = once.acquire(wide.replace(dwell_s=80e-6))
+    short = often.acquire(wide.replace(dwell_s=10e-6, line_averages=8))
+    assert not np.array_equal(long.photons, short.photons)
+    assert long.photons.sum() == pytest.approx(short.photons.sum(), rel=0.2)
+
+
 def test_it_fills_its_roles_and_is_made_from_options() -> None:
-    pytest.importorskip("pysted")
     microscope = SimulatedMicroscope.from_options(SMALL, resources(4))
     made: object = microscope
     assert isinstance(made, Microscope)
@@ -133,6 +186,7 @@ def test_it_fills_its_roles_and_is_made_from_options() -> None:
         ({"fields_yx": (0, 1)}, "fields_yx"),
         ({"specimen": "cheese"}, "specimen"),
         ({"bleaching": -1.0}, "bleaching"),
+        ({"engine": "magic"}, "engine"),
         ({"speed": 1.0}, "speed"),
     ],
 )

@@ -130,7 +130,7 @@ def test_scans_follow_the_closed_form_law(
     engine = STEDEngine(physics=physics, detector=NoiselessDetector())
     stride_px, passes = exposure.stride_px, exposure.passes
     molecules = sample(engine, shape_yx, stride_px)
-    scans = [engine.scan(molecules, exposure, seeds(number, stride_px, passes)) for number in range(300)]
+    scans = [engine.scan(molecules, exposure, seeds(number, stride_px, passes)) for number in range(200)]
     law = law_of_scan(
         molecules,
         (engine.light(30e-6, 0.2), exposure.dwell_s),
@@ -323,7 +323,7 @@ def test_a_scan_with_its_own_light_on_each_pixel_follows_the_law(
         ]
         for line in range(shape_yx[0])
     ]
-    scans = [engine.scan(molecules, exposure, seeds(number, 21)) for number in range(300)]
+    scans = [engine.scan(molecules, exposure, seeds(number, 21)) for number in range(200)]
     law = law_of_scan(molecules, lights, stride_px=stride_px, within_dwell=physics.bleaching_within_dwell)
     is_lit = dwell_s > 0
     check_law(
@@ -337,7 +337,7 @@ def test_the_same_light_on_each_pixel_is_a_scan_with_even_light() -> None:
     engine = STEDEngine(detector=NoiselessDetector())
     molecules = sample(engine, (14, 15))
     exposure = PixelExposure(1, 40e-6, np.full((14, 15), 30e-6), 0.2)
-    scans = [engine.scan(molecules, exposure, seeds(number, 22)) for number in range(300)]
+    scans = [engine.scan(molecules, exposure, seeds(number, 22)) for number in range(200)]
     check_law(molecules, scans, law_of_scan(molecules, (engine.light(30e-6, 0.2), 40e-6)))
 
 
@@ -418,7 +418,7 @@ def test_adaptive_scans_follow_drawing_each_molecule_in_each_step(exposure: Adap
     molecules = sample(engine, (8, 9), exposure.stride_px, molecules=6)
     rng = np.random.default_rng(41)
     slow = [adaptive_one_by_one(molecules, exposure, engine, rng) for _ in range(150)]
-    fast = [engine.scan(molecules, exposure, seeds(number, 51)) for number in range(300)]
+    fast = [engine.scan(molecules, exposure, seeds(number, 51)) for number in range(200)]
     ours = [(scanned.photons, scanned.steps, scanned.survivors) for scanned in fast]
     for part in range(3):
         theirs, mine = (np.array([scan[part] for scan in scans], float) for scans in (slow, ours))
@@ -436,7 +436,7 @@ def test_adaptive_scans_that_never_end_early_follow_the_law(physics: Physics) ->
     engine = STEDEngine(physics=physics, detector=NoiselessDetector())
     molecules = sample(engine, (12, 11))
     exposure = AdaptiveExposure(1, (Step(40e-6, 30e-6, 0.2),))
-    scans = [engine.scan(molecules, exposure, seeds(number, 61)) for number in range(300)]
+    scans = [engine.scan(molecules, exposure, seeds(number, 61)) for number in range(200)]
     law = law_of_scan(
         molecules, (engine.light(30e-6, 0.2), 40e-6), within_dwell=physics.bleaching_within_dwell
     )
@@ -449,7 +449,7 @@ def test_two_steps_of_the_same_light_bleach_and_shine_like_one() -> None:
     molecules = sample(engine, (7, 6))
     half = Step(40e-6, 30e-6, 0.2)
     exposure = AdaptiveExposure(1, (half, half), sums=True)
-    scans = [engine.scan(molecules, exposure, seeds(number, 71)) for number in range(300)]
+    scans = [engine.scan(molecules, exposure, seeds(number, 71)) for number in range(200)]
     # The sum of two mean rates, each over half of the time.
     halved = [Scanned((s.photons / 2).astype(np.uint32), s.survivors) for s in scans]
     check_law(molecules, halved, law_of_scan(molecules, (engine.light(30e-6, 0.2), 80e-6)))
