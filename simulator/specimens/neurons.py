@@ -147,11 +147,12 @@ def _draw_shaft(canvas: Canvas, path: Floats, branch: _Branch) -> None:
     """Add a tapering round shaft, of which no more than one optical section is seen."""
     band = canvas.band(path, branch.radius_m)
     radius_m = np.linspace(branch.radius_m, branch.end_m, len(path))[band.index]
-    inside = np.abs(band.across_m) < radius_m
+    # A dendrite ends where a soma begins.
+    inside = (np.abs(band.across_m) < radius_m) & (canvas.classes[band.pixels] != SOMA)
     thickness_m = 2 * np.sqrt(np.maximum(0, radius_m**2 - band.across_m**2))[inside]
     canvas.add(band.pixels[inside], _SHAFT * np.minimum(1, thickness_m / _SECTION_M))
     pixels = band.pixels[inside]
-    # A spine that lies there already stays one, and a dendrite ends where its soma begins.
+    # A spine that lies there already stays one.
     canvas.mark(pixels[canvas.classes[pixels] == 0], DENDRITE)
 
 
