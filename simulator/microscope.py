@@ -158,8 +158,8 @@ class SimulatedMicroscope:
         shape_yx = (rows * self._field_px, columns * self._field_px)
         if specimen is not None and specimen.molecules.shape != shape_yx:
             raise ConfigurationError(
-                f"the given sample has {specimen.molecules.shape} map pixels, fields_yx={options.fields_yx} of "
-                f"{options.field_size_m:g} m have {shape_yx}"
+                f"the given sample has {specimen.molecules.shape} map pixels, fields_yx={options.fields_yx} "
+                f"of {options.field_size_m:g} m have {shape_yx}"
             )
         self._specimen = specimen or make_specimen(
             options.specimen,
