@@ -41,8 +41,7 @@ from controller.core.settings import (
     Settings,
 )
 from simulator.detector import Detector
-from simulator.optics import Optics
-from simulator.photophysics import RED, Dye
+from simulator.photophysics import DYES, DyeName
 from simulator.pysted_reference import PystedEngine
 from simulator.scanning import Exposure, Molecules, Scanned, ScanningEngine, Seeds
 from simulator.specimens import MAP_PIXEL_SIZE_M, Specimen, SpecimenName, make_specimen
@@ -50,8 +49,6 @@ from simulator.sted import STEDEngine
 
 #: How long it may take until a stop from another thread ends a wait.
 _STOP_LATENCY_S = 0.05
-
-_OPTICS = Optics()
 
 _MODALITIES: tuple[Modality, ...] = ("overview", "confocal", "sted")
 
@@ -117,9 +114,11 @@ class SimulatedMicroscope:
         background_hz: NonNegative = 2000.0
         """Counts per second without any sample: dark counts and stray light."""
         bleaching: NonNegative = 1.0
-        """Bleaching rate of the dye, relative to one that loses about a fifth of its molecules in a
-        STED scan of 10 µW, 150 mW and 10 µs at 20 nm, and about a seventieth in the same scan without
-        the STED beam. 0 never bleaches."""
+        """Bleaching rate, relative to the dye's own. The default one loses about a fifth of its molecules
+        in a STED scan of 10 µW, 150 mW and 10 µs at 20 nm, and about a seventieth in the same scan
+        without the STED beam. 0 never bleaches."""
+        dye: DyeName = "red"
+        """What fluoresces; see ``simulator/photophysics.py``. The lasers have the dye's wavelengths."""
         engine: Literal["exact", "pysted"] = "exact"
         """``"exact"`` is Stedfast's own engine. ``"pysted"`` is the reference, about a hundred times
         slower: it needs pysted, and does not bleach without the STED beam."""
@@ -217,8 +216,9 @@ class SimulatedMicroscope:
                 "map_pixel_size_m": MAP_PIXEL_SIZE_M,
                 "sample_height_m": height_m,
                 "sample_width_m": width_m,
-                "excitation_nm": round(_OPTICS.excitation_m * 1e9),
-                "sted_nm": round(_OPTICS.sted_m * 1e9),
+                "dye": self._options.dye,
+                "excitation_nm": round(DYES[self._options.dye].excitation_m * 1e9),
+                "sted_nm": round(DYES[self._options.dye].sted_m * 1e9),
                 "engine": type(self._engine).__name__,
                 "seed": self._seed,
             },
@@ -420,11 +420,11 @@ class SimulatedMicroscope:
 
 def _engine(options: SimulatedMicroscope.Options) -> ScanningEngine:
     """Return the engine that the options name."""
-    dye: Dye = RED.bleaching_faster(options.bleaching)
+    dye = DYES[options.dye].bleaching_faster(options.bleaching)
     detector = Detector(background_hz=options.background_hz)
     if options.engine == "pysted":
-        return PystedEngine(_OPTICS, dye, detector)
-    return STEDEngine(_OPTICS, dye, detector)
+        return PystedEngine(dye=dye, detector=detector)
+    return STEDEngine(dye=dye, detector=detector)
 
 
 def _as_scanned(settings: ScanSettings, scanned: Region) -> ScanSettings:

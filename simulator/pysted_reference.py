@@ -82,7 +82,7 @@ class PystedEngine:
         *,
         gate: Gate | None = None,
     ) -> None:
-        self._optics = optics or Optics()
+        self._optics = optics or Optics(excitation_m=dye.excitation_m, sted_m=dye.sted_m)
         self._dye = dye
         self._detector = detector or Detector()
         self._gate = gate or Gate()

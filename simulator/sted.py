@@ -46,7 +46,8 @@ class STEDEngine:
     Parameters
     ----------
     optics, dye, gate, detector, physics
-        The instrument, what is looked at, and what of the physics is simulated.
+        The instrument, what is looked at, and what of the physics is simulated. Optics not given have
+        the wavelengths of the dye.
     map_pixel_size_m
         Pixel size of the maps it takes.
     """
@@ -61,7 +62,7 @@ class STEDEngine:
         physics: Physics | None = None,
         map_pixel_size_m: float = MAP_PIXEL_SIZE_M,
     ) -> None:
-        optics = optics or Optics()
+        optics = optics or Optics(excitation_m=dye.excitation_m, sted_m=dye.sted_m)
         self.map_pixel_size_m = map_pixel_size_m
         self._physics = physics or Physics()
         self._detector = detector or Detector()

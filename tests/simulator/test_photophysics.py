@@ -2,21 +2,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from simulator.optics import Optics, focal_light
-from simulator.photophysics import DYES, PYSTED, RED, Dye, DyeInFocus, Gate, Physics
+from simulator.photophysics import DYES, GREEN, GYM_RED, PYSTED, RED, Dye, DyeInFocus, DyeName, Gate, Physics
 from simulator.scanning import FloatImage
 
 PIXEL_M = 20e-9
 
 
 def in_focus(dye: Dye = RED, gate: Gate | None = None, physics: Physics | None = None) -> DyeInFocus:
-    optics = Optics()
+    optics = Optics(excitation_m=dye.excitation_m, sted_m=dye.sted_m)
     focus = focal_light(optics, dye.emission_m, PIXEL_M)
     return DyeInFocus(focus, optics, dye, gate or Gate(), physics or Physics())
 
@@ -29,20 +29,28 @@ def full_width_px(kernel: FloatImage) -> int:
 @pytest.mark.parametrize(
     ("excitation_w", "sted_w"), [(10e-6, 0.0), (10e-6, 150e-3), (50e-6, 350e-3), (1e-6, 1e-3)]
 )
-@pytest.mark.parametrize("gate", [Gate(), Gate(delay_s=400e-12, width_s=20e-9)])
-def test_rates_equal_pysteds(excitation_w: float, sted_w: float, gate: Gate) -> None:
+@pytest.mark.parametrize(
+    ("dye", "gate"),
+    [
+        (RED, Gate()),
+        (RED, Gate(delay_s=400e-12, width_s=20e-9)),
+        *((dye, Gate()) for dye in (GYM_RED, GREEN)),
+    ],
+)
+def test_rates_equal_pysteds(excitation_w: float, sted_w: float, dye: Dye, gate: Gate) -> None:
     pytest.importorskip("pysted")
     from scipy.constants import c, h
 
     from simulator.pysted_reference import PystedEngine
 
-    light = in_focus(RED.replace(excitation_bleaching=0.0), gate, PYSTED).light(excitation_w, sted_w)
-    engine = PystedEngine(gate=gate)
+    focus = in_focus(dye.replace(excitation_bleaching=0.0), gate, PYSTED)
+    light = focus.light(excitation_w, sted_w)
+    engine = PystedEngine(dye=dye, gate=gate)
     edge = engine.margin_px - light.photons_hz.shape[0] // 2
-    theirs_hz = engine.effective_psf(excitation_w, sted_w)[edge:-edge, edge:-edge] / (h * c / RED.emission_m)
+    theirs_hz = engine.effective_psf(excitation_w, sted_w)[edge:-edge, edge:-edge] / (h * c / dye.emission_m)
     assert np.abs(light.photons_hz - theirs_hz).max() < 1e-12 * theirs_hz.max()
 
-    optics, scope = Optics(), engine._pysted_microscope()
+    optics, scope = focus.optics, engine._pysted_microscope()
     excitation, sted, _ = (kernel[edge:-edge, edge:-edge] for kernel in scope.cache(PIXEL_M))
     theirs_hz = scope.fluo.get_k_bleach(
         optics.excitation_m,
@@ -139,5 +147,13 @@ def test_impossible_dyes_are_refused_by_name(changes: dict[str, Any], key: str) 
         RED.replace(**changes)
 
 
+def test_lasers_far_from_the_wavelengths_of_the_dye_are_refused() -> None:
+    with pytest.raises(ValueError, match="sted_m"):
+        replace(in_focus(), optics=Optics(sted_m=700e-9))
+
+
 def test_dyes_are_found_by_their_own_names() -> None:
     assert all(name == dye.name for name, dye in DYES.items())
+    assert set(DYES) == set(get_args(DyeName))
+    for dye in DYES.values():
+        assert in_focus(dye).light(10e-6, 50e-3).photons_hz.max() > 0
