@@ -21,9 +21,9 @@ from scipy import ndimage
 
 from controller.core.clock import SimulatedClock
 from controller.core.settings import Region, ScanSettings
-from simulator.analog_detector import DetectorOptions
-from simulator.laser_scanner import ScannerOptions
-from simulator.two_photon import TwoPhotonMicroscope
+from simulator.two_photon.analog_detector import DetectorOptions
+from simulator.two_photon.laser_scanner import ScannerOptions
+from simulator.two_photon.microscope import TwoPhotonMicroscope
 
 Movie = NDArray[np.float64]
 FULL = ScanSettings(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from controller.cli.common import (
+from controller.cli.terminal import (
     EXIT_CONFIGURATION,
     EXIT_FAILURE,
     ConfigArgument,

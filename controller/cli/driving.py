@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from controller.cli.common import EXIT_CODE, EXIT_INTERRUPTED
+from controller.cli.terminal import EXIT_CODE, EXIT_INTERRUPTED
 from controller.cli.reporting import write_session_report
 
 if TYPE_CHECKING:

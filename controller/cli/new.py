@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from controller.cli.common import app, errors_told
+from controller.cli.terminal import app, errors_told
 
 
 @app.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controller.cli.common import JsonOption, SessionArgument, app, errors_told
+from controller.cli.terminal import JsonOption, SessionArgument, app, errors_told
 from controller.cli.reporting import report_of
 
 if TYPE_CHECKING:

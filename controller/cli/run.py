@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controller.cli.check import check_and_decide
-from controller.cli.common import (
+from controller.cli.terminal import (
     EXIT_CODE,
     EXIT_FAILURE,
     ConfigArgument,

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from simulator.analog_detector import DetectorOptions, bleed, detect, slowest_bandwidth_hz
+from simulator.two_photon.analog_detector import DetectorOptions, bleed, detect, slowest_bandwidth_hz
 
 DWELL_S = 87e-9
 PMT = DetectorOptions()

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from controller.core.settings import Region
-from simulator.brain import Brain, BrainOptions, Place
-from simulator.brain_motion import BrainMotion
-from simulator.calcium import ActivityOptions
-from simulator.focal_plane import MAP_PIXEL_M, MARGIN_M
-from simulator.laser_scanner import Timing
-from simulator.neurons import Tissue, TissueOptions, make_tissue
-from simulator.two_photon_bleaching import Bleaching, BleachingOptions
-from simulator.two_photon_optics import TwoPhotonOptics
+from simulator.two_photon.bleaching import Bleaching, BleachingOptions
+from simulator.two_photon.brain import Brain, BrainOptions, Place
+from simulator.two_photon.calcium import ActivityOptions
+from simulator.two_photon.focal_plane import MAP_PIXEL_M, MARGIN_M
+from simulator.two_photon.laser_scanner import Timing
+from simulator.two_photon.motion import BrainMotion
+from simulator.two_photon.neurons import Tissue, TissueOptions, make_tissue
+from simulator.two_photon.optics import TwoPhotonOptics
 
 OPTICS = TwoPhotonOptics()
 TISSUE = TissueOptions(top_m=100e-6, bottom_m=160e-6)

@@ -11,7 +11,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from simulator.calcium import INDICATORS, Activity, ActivityOptions, Indicator, IndicatorName
+from simulator.two_photon.calcium import INDICATORS, Activity, ActivityOptions, Indicator, IndicatorName
 
 BUSY = ActivityOptions(burst_rate_hz=0.3, silent_fraction=0.0)
 

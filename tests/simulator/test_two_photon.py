@@ -31,13 +31,13 @@ from controller.core.limits import SafeValues
 from controller.core.protocols import Microscope, Plugin, RemembersLight, Streams
 from controller.core.settings import Region, ScanSettings, Settings
 from controller.testing import LIMITS, MicroscopeContract, resources
-from simulator.analog_detector import DetectorOptions
-from simulator.brain import BrainOptions
-from simulator.laser_scanner import ScannerOptions
-from simulator.neurons import TissueOptions
-from simulator.two_photon import TwoPhotonMicroscope
-from simulator.two_photon_bleaching import BleachingOptions
-from simulator.two_photon_optics import TwoPhotonOptics
+from simulator.two_photon.analog_detector import DetectorOptions
+from simulator.two_photon.bleaching import BleachingOptions
+from simulator.two_photon.brain import BrainOptions
+from simulator.two_photon.laser_scanner import ScannerOptions
+from simulator.two_photon.microscope import TwoPhotonMicroscope
+from simulator.two_photon.neurons import TissueOptions
+from simulator.two_photon.optics import TwoPhotonOptics
 
 Options = TwoPhotonMicroscope.Options
 THIN = TissueOptions(top_m=130e-6, bottom_m=170e-6)
@@ -468,7 +468,7 @@ def test_frames_are_the_same_in_another_process_and_other_with_another_seed(tmp_
 import hashlib, sys
 from controller.core.clock import SimulatedClock
 from controller.core.settings import ScanSettings
-from simulator.two_photon import TwoPhotonMicroscope as M
+from simulator.two_photon.microscope import TwoPhotonMicroscope as M
 m = M(M.Options.model_validate_json(sys.argv[1]), clock=SimulatedClock(), seed=1)
 h = hashlib.sha256()
 for text in sys.argv[2:]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from controller.core.settings import NonNegative, Positive, Region, Settings
-from simulator.neurons import Points, Tissue
-from simulator.two_photon_optics import TwoPhotonOptics
+from simulator.two_photon.neurons import Points, Tissue
+from simulator.two_photon.optics import TwoPhotonOptics
 
 TILE_M = 16e-6
 _SLAB_M = 4e-6

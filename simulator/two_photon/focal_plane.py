@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.neurons import Points, Tissue, TissueOptions
-from simulator.two_photon_optics import TwoPhotonOptics
+from simulator.two_photon.neurons import Points, Tissue, TissueOptions
+from simulator.two_photon.optics import TwoPhotonOptics
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]

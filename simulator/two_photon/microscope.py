@@ -29,12 +29,12 @@ from controller.core.frame import Frame
 from controller.core.limits import SafeValues
 from controller.core.protocols import Capabilities, Clock, Resources
 from controller.core.settings import Region, ScanSettings
-from simulator.analog_detector import detect
-from simulator.brain import Brain
-from simulator.focal_plane import MAP_PIXEL_M
-from simulator.laser_scanner import Timing, timing
-from simulator.two_photon_optics import HEATING_C_PER_W
-from simulator.two_photon_setup import MODALITIES, Plan, Planner, TwoPhotonOptions
+from simulator.two_photon.analog_detector import detect
+from simulator.two_photon.brain import Brain
+from simulator.two_photon.focal_plane import MAP_PIXEL_M
+from simulator.two_photon.laser_scanner import Timing, timing
+from simulator.two_photon.optics import HEATING_C_PER_W
+from simulator.two_photon.setup import MODALITIES, Plan, Planner, TwoPhotonOptions
 
 #: How long it may take until a stop from another thread ends a wait; a scan waits in parts of its lines.
 _STOP_LATENCY_S = 0.05

@@ -17,11 +17,11 @@ from controller.core.settings import (
     ScanSettings,
     Settings,
 )
-from simulator.analog_detector import DetectorOptions, slowest_bandwidth_hz
-from simulator.brain import BrainOptions, Place
-from simulator.focal_plane import MAP_PIXEL_M, MARGIN_M
-from simulator.laser_scanner import ScannerOptions, Timing, timing
-from simulator.two_photon_optics import TwoPhotonOptics
+from simulator.two_photon.analog_detector import DetectorOptions, slowest_bandwidth_hz
+from simulator.two_photon.brain import BrainOptions, Place
+from simulator.two_photon.focal_plane import MAP_PIXEL_M, MARGIN_M
+from simulator.two_photon.laser_scanner import ScannerOptions, Timing, timing
+from simulator.two_photon.optics import TwoPhotonOptics
 
 MODALITIES: tuple[Modality, ...] = ("overview", "two_photon")
 

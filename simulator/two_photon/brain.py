@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.settings import NonNegative, Settings
-from simulator.brain_motion import BrainMotion
-from simulator.calcium import Activity, ActivityOptions
-from simulator.focal_plane import MAP_PIXEL_M, MARGIN_M, FocalPlane, PlaneMaker, map_pixels
-from simulator.laser_scanner import Timing
-from simulator.neurons import TissueOptions, make_tissue
-from simulator.two_photon_bleaching import TILE_M, Bleaching, BleachingOptions
-from simulator.two_photon_optics import TwoPhotonOptics
+from simulator.two_photon.bleaching import TILE_M, Bleaching, BleachingOptions
+from simulator.two_photon.calcium import Activity, ActivityOptions
+from simulator.two_photon.focal_plane import MAP_PIXEL_M, MARGIN_M, FocalPlane, PlaneMaker, map_pixels
+from simulator.two_photon.laser_scanner import Timing
+from simulator.two_photon.motion import BrainMotion
+from simulator.two_photon.neurons import TissueOptions, make_tissue
+from simulator.two_photon.optics import TwoPhotonOptics
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]

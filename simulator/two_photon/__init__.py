@@ -1,0 +1,1 @@
+"""A two-photon microscope over a piece of brain that fires."""
