@@ -21,6 +21,8 @@ Levels = NDArray[np.intp]
 
 # Terms of the kernels below this part of the largest are left out: far below what any count shows.
 _SMALLEST_TERM = 1e-8
+# The same of the few kernels that many are mixed of.
+_SMALLEST_PART = 1e-7
 
 # Events at a time, so that their rows of the kernel stay in the processor's cache.
 _CHUNK = 4096
@@ -99,9 +101,13 @@ def _mixtures(kernels: Kernel) -> tuple[NDArray[np.float64], Kernel]:
     """Return the parts of a few kernels, shape ``(kernel, part)``, that make up many, and these few."""
     if len(kernels) == 1:
         return np.ones((1, 1)), kernels
-    mixture, size, basis = np.linalg.svd(kernels.reshape(len(kernels), -1), full_matrices=False)
-    count = max(1, int(np.count_nonzero(size > _SMALLEST_TERM * size[0])))
-    return mixture[:, :count], (size[:count, None] * basis[:count]).reshape(count, *kernels.shape[1:])
+    flat = kernels.reshape(len(kernels), -1)
+    # By the eigenvectors of the small square of scalar products: a fifth of the time of a singular value
+    # decomposition, and half of its digits, of which these are enough.
+    size, mixture = np.linalg.eigh(flat @ flat.T)
+    # The largest in any case: all are zero in the dark.
+    mixture = mixture[:, np.flatnonzero((size > _SMALLEST_PART**2 * size[-1]) | (size == size[-1]))]
+    return mixture, (mixture.T @ flat).reshape(-1, *kernels.shape[1:])
 
 
 class LineImages:

@@ -19,7 +19,7 @@ from simulator.detector import Detector
 from simulator.fluorescence import Correlator, Levels, LineImages
 from simulator.optics import Optics, focal_light
 from simulator.photophysics import PYSTED, RED, Dye, DyeInFocus, Gate, Light, Physics
-from simulator.raster import Raster, by_visits
+from simulator.raster import Kernel, Raster, by_visits
 from simulator.scanning import (
     AdaptiveExposure,
     Exposure,
@@ -32,6 +32,9 @@ from simulator.scanning import (
     image_shape,
 )
 from simulator.specimens import MAP_PIXEL_SIZE_M
+
+#: Pairs of excitation and STED power, in watts.
+Powers = tuple[tuple[float, float], ...]
 
 # Lines between two questions whether to go on.
 _BAND_LINES = 16
@@ -67,9 +70,11 @@ class STEDEngine:
         self._physics = physics or Physics()
         self._detector = detector or Detector()
         self._focus = focal_light(optics, dye.emission_m, map_pixel_size_m)
-        in_focus = DyeInFocus(self._focus, optics, dye, gate or Gate(), self._physics)
-        self._light = lru_cache(maxsize=64)(in_focus.light)
+        self._in_focus = DyeInFocus(self._focus, optics, dye, gate or Gate(), self._physics)
+        # What scans with the same light share; a policy often comes back to the same few settings.
+        self._light = lru_cache(maxsize=64)(self._in_focus.light)
         self._plan = lru_cache(maxsize=8)(self._make_plan)
+        self._pixel_plan = lru_cache(maxsize=2)(self._make_pixel_plan)
 
     @classmethod
     def like_pysted(cls, detector: Detector | None = None, bleaching: float = 1.0) -> STEDEngine:
@@ -133,13 +138,11 @@ class STEDEngine:
         """Return a scan with its own light on each pixel, and the dwell times."""
         stride_px = exposure.stride_px
         shape_yx = image_shape(molecules, stride_px, self.margin_px)
-        raster = Raster.over(shape_yx, stride_px, self.margin_px)
         dwell_s, powers, levels = _levels(exposure, shape_yx)
-        lights = [self.light(excitation_w, sted_w) for excitation_w, sted_w in powers]
-        bleaching_hz = np.stack([light.bleaching_hz for light in lights])
-        longest_s = np.array([dwell_s[levels == level].max() for level in range(len(lights))])
+        bleaching_hz, at_visits, correlator = self._pixel_plan(powers, shape_yx, stride_px)
+        raster = correlator.raster
+        longest_s = np.array([dwell_s[levels == level].max() for level in range(len(powers))])
         bound = (bleaching_hz * longest_s[:, None, None]).max(axis=0)
-        at_visits = by_visits(bleaching_hz, stride_px)
         bound_at_visits = by_visits(bound, stride_px)
 
         def chance(events: Bleached) -> NDArray[np.float64]:
@@ -150,13 +153,23 @@ class STEDEngine:
 
         rng = np.random.Generator(np.random.Philox(seeds.bleaching))
         images = LineImages(
-            Correlator(np.stack([light.photons_hz for light in lights]), raster),
+            correlator,
             molecules,
             HazardTables(bound, raster).draw_thinned(molecules, chance, rng),
             levels=levels,
             within_dwell=self._physics.bleaching_within_dwell,
         )
         return images, dwell_s
+
+    def _make_pixel_plan(
+        self, powers: Powers, shape_yx: tuple[int, int], stride_px: int
+    ) -> tuple[Kernel, Kernel, Correlator]:
+        """Return the bleaching rates of each pair of powers, twice, and what correlates with its light."""
+        lights = [self._in_focus.light(excitation_w, sted_w) for excitation_w, sted_w in powers]
+        bleaching_hz = np.stack([light.bleaching_hz for light in lights])
+        raster = Raster.over(shape_yx, stride_px, self.margin_px)
+        correlator = Correlator(np.stack([light.photons_hz for light in lights]), raster)
+        return bleaching_hz, by_visits(bleaching_hz, stride_px), correlator
 
     def _scan_adaptively(
         self,
@@ -186,9 +199,7 @@ def _bands(lines: int) -> Iterator[tuple[int, int]]:
         yield first, min(first + _BAND_LINES, lines)
 
 
-def _levels(
-    exposure: PixelExposure, shape_yx: tuple[int, int]
-) -> tuple[FloatImage, list[tuple[float, float]], Levels]:
+def _levels(exposure: PixelExposure, shape_yx: tuple[int, int]) -> tuple[FloatImage, Powers, Levels]:
     """Return the dwell time of each pixel, the distinct pairs of powers, and the pair of each pixel.
 
     Raises
@@ -211,5 +222,5 @@ def _levels(
             f"excitation_w and sted_w have {distinct.shape[1]} distinct pairs, at most {_MOST_LEVELS} can be "
             f"computed: round them, as a modulator does"
         )
-    powers = [(float(excitation), float(sted)) for excitation, sted in distinct.T]
+    powers = tuple((float(excitation), float(sted)) for excitation, sted in distinct.T)
     return dwell_s, powers, levels.reshape(shape_yx)

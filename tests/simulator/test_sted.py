@@ -367,6 +367,15 @@ def test_light_on_pixels_of_another_shape_or_without_end_is_refused() -> None:
         engine.scan(molecules, PixelExposure(1, 1e-5, 1e-5, every), seeds())
 
 
+def test_pixels_in_the_dark_show_and_bleach_nothing() -> None:
+    engine = STEDEngine()
+    molecules = sample(engine, (8, 9))
+    for exposure in (PixelExposure(1, 0.0, 1e-5, 0.1), PixelExposure(1, 1e-5, np.eye(8, 9) * 0.0, 0.1)):
+        scanned = engine.scan(molecules, exposure, seeds())
+        assert not scanned.photons.any()
+        assert np.array_equal(scanned.survivors, molecules)
+
+
 def adaptive_one_by_one(
     molecules: Molecules, exposure: AdaptiveExposure, engine: STEDEngine, rng: np.random.Generator
 ) -> tuple[FloatImage, FloatImage, Molecules]:
