@@ -20,7 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from controller.core.errors import ConfigurationError
 from controller.core.limits import SafetyLimits, SafeValues
 from controller.core.settings import MAX_WAIT_S, Positive, Settings
-from controller.plugins import Role, find
+from controller.plugins import Role, find, find_dataset_maker
 
 HARDWARE_SCHEMA: Literal["stedfast-hardware/1"] = "stedfast-hardware/1"
 EXPERIMENT_SCHEMA: Literal["stedfast-experiment/1"] = "stedfast-experiment/1"
@@ -100,6 +100,15 @@ class SessionConfig(Settings):
     segmenter: StageConfig = StageConfig(name="spots_wavelet")
 
 
+class DatasetConfig(Settings):
+    """A data set to simulate: how many images of which microscope; ``options`` are its maker's."""
+
+    microscope: Name = "sted"
+    images: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[S]):
     """A checked configuration, with the file it came from and its text."""
@@ -166,6 +175,24 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Experiment:
     if problems:
         raise ConfigurationError(*problems)
     return experiment
+
+
+def load_dataset(path: Path | None, overrides: dict[str, Any]) -> tuple[DatasetConfig, Settings]:
+    """Read what a data set is to be, and its maker's options; ``overrides`` as for :func:`load`.
+
+    Raises
+    ------
+    ConfigurationError
+        Holding every problem found, a line each.
+    """
+    text, data = ("", {}) if path is None else _read_toml(path)
+    file = path or Path("options")
+    config = _validate(DatasetConfig, file, text, _with(data, overrides)).config
+    maker = find_dataset_maker(config.microscope)
+    try:
+        return config, maker.Options.model_validate_json(json.dumps(config.options, default=str))
+    except ValidationError as error:
+        raise ConfigurationError(*_describe(error, file, text, ("options",))) from error
 
 
 def plugin_options(role: Role, name: str, options: dict[str, Any]) -> Settings:
@@ -241,14 +268,15 @@ def _describe(error: ValidationError, path: Path, text: str, prefix: tuple[str |
         key = ".".join(str(part) for part in location) or "the file"
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
-            message = "there is no such key; see hardware_configs/README.md and docs/experiments.md"
+            message = "there is no such key; see hardware_configs/README.md and the pages in docs"
         elif detail["type"] == "missing":
             message = "this key is missing"
         else:
             value = detail["input"]
             if not isinstance(value, dict):
                 message += f" (got {value!r})"
-        problems.append(f"{path}:{line_of(text, location)}: {key}: {message}")
+        place = f"{path}:{line_of(text, location)}" if text else f"{path}"
+        problems.append(f"{place}: {key}: {message}")
     return problems
 
 

@@ -8,7 +8,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from controller.core.dataset import DatasetMakerClass
 from controller.core.errors import ConfigurationError
+from controller.core.executor import Executor
 from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Clock, Plugin
@@ -68,6 +70,31 @@ def find_server(name: str) -> ServerMaker:
         if isinstance(error.__cause__, ImportError):
             raise ConfigurationError(f"{error}; servers need: pip install 'stedfast[mm]'") from error
         raise
+
+
+def find_dataset_maker(name: str) -> DatasetMakerClass:
+    """Return what simulates data sets of a microscope, an installed entry point of ``stedfast.datasets``.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or it cannot be imported.
+    """
+    target = _target("datasets", "microscope with data sets", name)
+    return cast("DatasetMakerClass", _imported("microscope with data sets", name, target))
+
+
+def find_executor(name: str) -> Callable[..., Executor]:
+    """Return what makes the executor of that name, an installed entry point of ``stedfast.executors``.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or it cannot be imported.
+    """
+    return cast(
+        "Callable[..., Executor]", _imported("executor", name, _target("executors", "executor", name))
+    )
 
 
 def available(role: Role) -> list[str]:

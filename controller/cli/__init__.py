@@ -13,8 +13,9 @@ from controller.cli import (  # isort: skip
     check,  # noqa: F401
     run,  # noqa: F401
     results,  # noqa: F401
+    simulate,  # noqa: F401
 )
-from controller.cli.common import app
+from controller.cli.terminal import app
 
 __all__ = ["app", "main"]
 

@@ -46,10 +46,15 @@ def checksum(*images: NDArray[Any]) -> str:
 
 
 def create_bundle(bundle: Path, attributes: Mapping[str, Any]) -> None:
-    """Make an empty bundle of images (the ``bioformats2raw.layout`` of NGFF)."""
+    """Make an empty bundle of images that survives a loss of power."""
+    sync(lay_out_bundle(bundle, attributes))
+
+
+def lay_out_bundle(bundle: Path, attributes: Mapping[str, Any], paths: Sequence[str] = ()) -> list[Path]:
+    """Make an empty bundle for the images ``paths`` (the ``bioformats2raw.layout`` of NGFF)."""
     (bundle / "OME").mkdir(parents=True)
     layout = {"ome": {"version": _NGFF, "bioformats2raw.layout": 3}, "stedfast": dict(attributes)}
-    sync([_write(bundle / "zarr.json", _group(layout)), *list_images(bundle, [])])
+    return [_write(bundle / "zarr.json", _group(layout)), *list_images(bundle, paths)]
 
 
 def list_images(bundle: Path, paths: Sequence[str]) -> list[Path]:
@@ -91,6 +96,38 @@ def write_plane(
     # The shape last: it never shows a frame that was not taken.
     array = _movie_array(Movie(plane + 1, settings.shape_yx, image.dtype.name))
     return [chunk, _replace(folder / "0" / "zarr.json", array)]
+
+
+def write_movie(
+    bundle: Path,
+    path: str,
+    images: NDArray[Any],
+    settings: ScanSettings,
+    *,
+    frame_s: float,
+    attributes: Mapping[str, Any],
+) -> list[Path]:
+    """Write a movie that is complete, shape ``(t, y, x)``, a frame each ``frame_s``, as group ``path``."""
+    folder = bundle / path
+    ome = _image_metadata(settings, first_plane=0, frame_s=frame_s)
+    written = _write_group(folder, images[:1], {"ome": ome, "stedfast": dict(attributes)})
+    written += [_write_chunk(folder / "0", (plane, 0, 0), images[plane]) for plane in range(1, len(images))]
+    set_length(bundle, path, Movie(len(images), settings.shape_yx, images.dtype.name))
+    return written
+
+
+def write_truth(
+    bundle: Path, path: str, labels: Mapping[str, NDArray[np.int32]], settings: ScanSettings, *, source: str
+) -> list[Path]:
+    """Write label images by name under ``path/labels``; in a movie they hold for all its planes."""
+    folder = bundle / path / "labels"
+    folder.mkdir()
+    written = []
+    for name, image in labels.items():
+        ome = _image_metadata(settings) | {"image-label": {"version": _NGFF, "source": {"image": "../../"}}}
+        written += _write_group(folder / name, image, {"ome": ome, "stedfast": {"source": source}})
+    group = _group({"ome": {"version": _NGFF, "labels": list(labels)}})
+    return [*written, _write(folder / "zarr.json", group)]
 
 
 def write_labels(
@@ -191,7 +228,11 @@ def sync_up_to_root(folder: Path) -> None:
 
 
 def _image_metadata(
-    settings: ScanSettings, *, channels: Sequence[str] = (), first_plane: int | None = None
+    settings: ScanSettings,
+    *,
+    channels: Sequence[str] = (),
+    first_plane: int | None = None,
+    frame_s: float | None = None,
 ) -> dict[str, Any]:
     pixel_um = settings.pixel_size_m * 1e6
     y0_m, x0_m, _, _ = settings.scanned_region.bounds_yx_m
@@ -203,7 +244,7 @@ def _image_metadata(
         scale, translation = [1.0, *scale], [0.0, *translation]
     if first_plane is not None:
         axes.insert(0, {"name": "t", "type": "time", "unit": "second"})
-        frame_s = settings.duration_s
+        frame_s = settings.duration_s if frame_s is None else frame_s
         scale, translation = [frame_s, *scale], [first_plane * frame_s, *translation]
     transforms = [{"type": "scale", "scale": scale}, {"type": "translation", "translation": translation}]
     metadata: dict[str, Any] = {
