@@ -1,0 +1,37 @@
+"""The Gymnasium environments and what they are made of. Needs the extra ``gym``.
+
+``import simulator`` registers the ids; importing this module does so, too.
+"""
+
+from simulator.environments.parameters import SCAN_PARAMETERS
+from simulator.environments.registration import IDS, register_all
+from simulator.environments.samples import (
+    TASKS,
+    MicroscopeFields,
+    Prepared,
+    SampleDistribution,
+    Samples,
+    SimulatedSamples,
+)
+from simulator.environments.scan_env import ScanEnv, ScanOptions
+from simulator.environments.sted_sequence import STEDSequenceEnv, STEDSequenceOptions
+from simulator.environments.sted_tune import STEDTuneEnv, STEDTuneOptions
+
+register_all()
+
+__all__ = [
+    "IDS",
+    "SCAN_PARAMETERS",
+    "TASKS",
+    "MicroscopeFields",
+    "Prepared",
+    "STEDSequenceEnv",
+    "STEDSequenceOptions",
+    "STEDTuneEnv",
+    "STEDTuneOptions",
+    "SampleDistribution",
+    "Samples",
+    "ScanEnv",
+    "ScanOptions",
+    "SimulatedSamples",
+]
