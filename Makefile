@@ -6,6 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 SESSION ?= sessions/demo-$(shell date -u +%Y%m%d-%H%M%S)
 
+# torch first, alone: what is there when the rest is installed decides which build the tests run with.
+# TORCH names another, for instance TORCH=torch for the newest; empty leaves it to pip.
+TORCH ?= torch==2.13.0
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
 .PHONY: setup demo test lint bench clean
 
 setup: $(VENV)/ready
@@ -14,14 +19,20 @@ $(VENV)/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Stedfast needs Python 3.11 or 3.12 with venv; name one: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@echo "setting up $(VENV) with $(PYTHON), about a minute …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[sim,mm,test]"
+	@$(PIP) -e ".[sim,mm]"
+	@touch $@
+
+$(VENV)/ready-for-tests: $(VENV)/ready
+	@echo "adding what the tests need to $(VENV) …"
+	@test -z "$(TORCH)" || $(PIP) "$(TORCH)"
+	@$(PIP) -e ".[sim,mm,gym,rl,test]"
 	@touch $@
 
 demo: setup
 	@$(BIN)/stedfast run demo --output $(SESSION)
 	@echo "open $(SESSION)/report.html in a browser; answer the questions with: $(BIN)/stedfast label $(SESSION)"
 
-test: setup
+test: $(VENV)/ready-for-tests
 	$(BIN)/python -m pytest
 
 bench: setup
