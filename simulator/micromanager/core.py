@@ -110,12 +110,15 @@ class RemoteCore(RemoteDevices):
     def set_shutter_open(self, *value: Any) -> None:
         *device, is_open = value
         self._must_be(device[0] if device else SHUTTER, SHUTTER)
-        self._scanner.change(lambda knobs: knobs.replace(is_shutter_open=is_open))
+        if is_open:
+            self._scanner.change(lambda knobs: knobs.replace(is_shutter_open=True))
+        else:
+            self._scanner.shut()
 
     @java("boolean getShutterOpen()", "boolean getShutterOpen(String)")
     def is_shutter_open(self, device: str = SHUTTER) -> bool:
         self._must_be(device, SHUTTER)
-        return self._scanner.knobs.is_shutter_open
+        return self._scanner.is_shutter_open
 
     # --- images
 

@@ -122,6 +122,8 @@ class RemoteDevices(RemoteObject):
     def set_property(self, device: str, name: str, value: str | bool | float) -> None:
         text = property_text(value)
         self._scanner.change(lambda knobs: self._scanner.written(knobs, device, name, text))
+        if device == SHUTTER and not self._scanner.knobs.is_shutter_open:
+            self._scanner.shut()
 
     @java("boolean isPropertyReadOnly(String, String)")
     def is_read_only(self, device: str, name: str) -> bool:

@@ -90,6 +90,7 @@ class Scanner:
         limits, modalities = microscope.limits, self._capabilities.modalities
         self._knobs = knobs_of(start) if start is not None else dark_knobs(limits, modalities)
         self.devices = make_devices(limits, modalities)
+        self._exposing = 0
         #: Set while a sequence runs: untagged images do not tell their shape, so that it must not change.
         self.is_streaming = threading.Event()
 
@@ -234,7 +235,24 @@ class Scanner:
             As ``GuardedMicroscope.acquire`` does.
         """
         knobs = self._knobs
-        return self._picture(self._acquire(self.scan(knobs)), knobs)
+        with self._lock:
+            self._exposing += 1
+        try:
+            return self._picture(self._acquire(self.scan(knobs)), knobs)
+        finally:
+            with self._lock:
+                self._exposing -= 1
+
+    @property
+    def is_shutter_open(self) -> bool:
+        """Tell whether the shutter is open, or a scan has its light on."""
+        return self._knobs.is_shutter_open or self._exposing > 0
+
+    def shut(self) -> None:
+        """Close the shutter; a scan that runs for somebody else ends in the dark."""
+        self.change(lambda knobs: knobs.replace(is_shutter_open=False))
+        if self._exposing:
+            self.go_dark()
 
     def go_dark(self) -> None:
         """Put the lights out, which ends a running scan; from any thread."""

@@ -21,7 +21,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from controller.core.clock import SimulatedClock, SystemClock
-from controller.core.errors import ConfigurationError, DeviceError, LimitExceededError, StedfastError
+from controller.core.errors import (
+    AcquisitionStoppedError,
+    ConfigurationError,
+    DeviceError,
+    LimitExceededError,
+    StedfastError,
+)
 from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Capabilities, Microscope
@@ -575,3 +581,49 @@ def test_no_value_of_a_property_gets_past_its_limits(name: str, value: Any) -> N
     low, high = core.lower_limit("Scanner", name), core.upper_limit("Scanner", name)
     assert math.isfinite(number)
     assert low <= number <= high
+
+
+class WaitingMicroscope(FakeMicroscope):
+    """Scans until it is stopped."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_scanning, self.is_stopped = threading.Event(), threading.Event()
+
+    def acquire(self, settings: ScanSettings) -> Frame:
+        self.light_on = True
+        self.is_stopped.clear()
+        self.is_scanning.set()
+        assert self.is_stopped.wait(TIMEOUT_S)
+        raise AcquisitionStoppedError("stopped")
+
+    def stop(self) -> None:
+        super().stop()
+        self.is_stopped.set()
+
+
+@pytest.mark.parametrize("way", ["setShutterOpen", "setProperty"])
+def test_closing_the_shutter_ends_a_scan_of_somebody_else(way: str) -> None:
+    microscope = WaitingMicroscope()
+    scanner = Scanner(guarded(microscope), SNAPPED)
+    core = RemoteCore(CoreState(scanner))
+    errors: list[BaseException] = []
+
+    def snap() -> None:
+        try:
+            scanner.snap()
+        except StedfastError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=snap)
+    thread.start()
+    assert microscope.is_scanning.wait(TIMEOUT_S)
+    assert core.is_shutter_open(), "the light is on"
+    if way == "setShutterOpen":
+        core.set_shutter_open(False)
+    else:
+        core.set_property("Shutter", "State", "0")
+    assert microscope.is_dark()
+    thread.join(TIMEOUT_S)
+    assert not core.is_shutter_open()
+    assert "stopped" in str(errors[0])
