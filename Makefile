@@ -9,6 +9,8 @@ SESSION ?= sessions/demo-$(shell date -u +%Y%m%d-%H%M%S)
 # torch first, alone: what is there when the rest is installed decides which build the tests run with.
 # TORCH names another, for instance TORCH=torch for the newest; empty leaves it to pip.
 TORCH ?= torch==2.13.0
+# How many processes share the tests; many of them wait, so two are faster even on one core.
+PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: setup demo test lint bench clean
@@ -33,7 +35,7 @@ demo: setup
 	@echo "open $(SESSION)/report.html in a browser; answer the questions with: $(BIN)/stedfast label $(SESSION)"
 
 test: $(VENV)/ready-for-tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(PROCESSES)
 
 bench: setup
 	$(BIN)/python benchmarks/loop.py
