@@ -211,13 +211,16 @@ class _Pupil:
 
 def _seen_through_pinhole(optics: Optics, emission_m: float, pixel_size_m: float) -> Kernel:
     """Return the detection's kernel, its largest value the transmission of the objective."""
-    from scipy.signal import fftconvolve
+    from scipy import fft
 
     half = reach_px(emission_m, optics.numerical_aperture, pixel_size_m)
     radius_m = optics.pinhole_airy * _AIRY_UNIT * emission_m / optics.numerical_aperture
     distance_m = pixel_size_m * np.hypot(_offsets(half)[:, None], _offsets(half))
     pattern = _airy(optics, emission_m, pixel_size_m, half)
-    seen = fftconvolve(pattern, (distance_m <= radius_m).astype(np.float64), mode="same")
+    hole = (distance_m <= radius_m).astype(np.float64)
+    side = fft.next_fast_len(2 * len(hole) - 1, real=True)
+    spectrum = fft.rfft2(pattern, (side, side)) * fft.rfft2(hole, (side, side))
+    seen = fft.irfft2(spectrum, (side, side))[half : 3 * half + 1, half : 3 * half + 1]
     return np.asarray(seen / seen.max() * optics.emission_transmission)
 
 

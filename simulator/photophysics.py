@@ -70,7 +70,7 @@ class Dye(Settings):
 
 # Eggeling et al. (1998) find 1e-7 to 1e-6 for rhodamines in water under weak light, and more under the
 # light of a confocal microscope.
-_GOOD_DYE = 1e-6
+_LAST_EXCITATION = 1e-6
 
 #: Resembles ATTO 647N. The red dye of gym-sted with its excitation moved from 635 to 640 nm and its STED
 #: cross-section at 750 nm taken for 775 nm; less sted_bleaching than there, so that a scan of 10 µW,
@@ -86,32 +86,18 @@ RED = Dye(
     stimulated_emission_m2=3.0e-22,
     sted_bleaching=3.5e-16,
     sted_bleaching_order=1.6,
-    excitation_bleaching=_GOOD_DYE,
+    excitation_bleaching=_LAST_EXCITATION,
 )
-#: The red dye of gym-sted as it is there (Turcotte et al., Nat. Mach. Intell. 6:1197, 2024): it bleaches
+#: The red dye of gym-sted as it is there (Bilodeau et al., Nat. Mach. Intell. 6:1197, 2024): it bleaches
 #: almost four times as fast in STED light.
 GYM_RED = RED.replace(
     name="gym_red", excitation_m=635e-9, sted_m=750e-9, emission_m=690e-9, sted_bleaching=1.3e-15
 )
-#: pySTED's default, a green fluorescent protein that bleaches as Oracz et al. (2017) found for ATTO 647N.
-GREEN = Dye(
-    name="green",
-    excitation_m=488e-9,
-    sted_m=575e-9,
-    emission_m=535e-9,
-    quantum_yield=0.6,
-    lifetime_s=3e-9,
-    absorption_m2=3e-20,
-    stimulated_emission_m2=1e-21,
-    sted_bleaching=1.3e-15,
-    sted_bleaching_order=1.4,
-    excitation_bleaching=10 * _GOOD_DYE,
-)
 
-DyeName = Literal["red", "gym_red", "green"]
+DyeName = Literal["red", "gym_red"]
 
 #: Dyes by name.
-DYES: dict[str, Dye] = {dye.name: dye for dye in (RED, GYM_RED, GREEN)}
+DYES: dict[str, Dye] = {dye.name: dye for dye in (RED, GYM_RED)}
 
 
 class Gate(Settings):
