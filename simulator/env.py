@@ -5,6 +5,7 @@
 
 from simulator.environments.parameters import SCAN_PARAMETERS
 from simulator.environments.registration import IDS, register_all
+from simulator.environments.roi_select import ROI_TASKS, ROISelectEnv, ROISelectOptions
 from simulator.environments.samples import (
     TASKS,
     MicroscopeFields,
@@ -21,10 +22,13 @@ register_all()
 
 __all__ = [
     "IDS",
+    "ROI_TASKS",
     "SCAN_PARAMETERS",
     "TASKS",
     "MicroscopeFields",
     "Prepared",
+    "ROISelectEnv",
+    "ROISelectOptions",
     "STEDSequenceEnv",
     "STEDSequenceOptions",
     "STEDTuneEnv",

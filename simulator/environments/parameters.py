@@ -50,18 +50,28 @@ class ActionMap:
         ValueError
             If it is not a point of the box: it is refused, never clipped.
         """
-        point = np.asarray(action, dtype=np.float64)
-        if point.shape != (len(self),) or not bool(np.all(np.abs(point) <= 1 + _ROUNDING)):
-            raise ValueError(
-                f"an action is {len(self)} numbers in -1..1 ({self.space.names}), got {action!r}"
-            )
-        return self.space.from_unit(np.clip((point + 1) / 2, 0.0, 1.0))
+        return self.space.from_unit((as_point(action, self.space.names) + 1) / 2)
 
     def action(self, settings: Mapping[str, float]) -> Floats32:
         """Return the action that stands for these settings; ``ValueError`` if they are out of bounds."""
         action = (2 * self.space.to_unit(settings) - 1).astype(np.float32)
         self.settings(action)
         return action
+
+
+def as_point(action: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.float64]:
+    """Return an action as a point of -1..1, one number for each name.
+
+    Raises
+    ------
+    ValueError
+        If it is not in the box: it is refused, never clipped.
+    """
+    point = np.asarray(action, dtype=np.float64)
+    if point.shape != (len(names),) or not bool(np.all(np.abs(point) <= 1 + _ROUNDING)):
+        raise ValueError(f"an action is {len(names)} numbers in -1..1 ({', '.join(names)}), got {action!r}")
+    # What is left to clip is the rounding of a float32.
+    return np.clip(point, -1.0, 1.0)
 
 
 def _beyond(parameter: Parameter, limits: SafetyLimits) -> str | None:

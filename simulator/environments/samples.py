@@ -27,8 +27,8 @@ from simulator.sted import STEDEngine
 
 Range = tuple[Positive, Positive]
 
-#: Side of the maps that fields are cut from, and how many there are of each kind.
-_MAP_PX = 512
+#: Sides of the maps that small and large fields are cut from, and how many there are of each kind.
+_MAP_PX = (512, 1024)
 _MAPS = 3
 _MOLECULES_PER_PIXEL = 5.0
 
@@ -231,15 +231,16 @@ class SimulatedSamples:
     def _field(self, kind: str, side_px: int, margin_px: int, rng: np.random.Generator) -> SampleField:
         """Cut a field with its surroundings, at a place with something to see."""
         number = _MAP_SEEDS[self._distribution.maps] + int(rng.integers(_MAPS))
-        specimen, places = _map(kind, number)
         tile_px = side_px + 2 * margin_px
-        if tile_px > _MAP_PX:
+        map_px = _MAP_PX[0] if tile_px <= _MAP_PX[0] // 2 else _MAP_PX[1]
+        if tile_px > map_px:
             raise ConfigurationError(
-                f"fields of {side_px} map pixels and {margin_px} around do not fit into maps of {_MAP_PX}: "
-                f"lower pixels or pixel_size_m"
+                f"fields of {side_px} map pixels and {margin_px} around do not fit into maps of {map_px}: "
+                f"lower their size"
             )
+        specimen, places = _map(kind, number, map_px)
         middle = places[int(rng.integers(len(places)))] + rng.integers(-side_px // 4, side_px // 4 + 1, 2)
-        first = np.clip(middle - tile_px // 2, 0, _MAP_PX - tile_px)
+        first = np.clip(middle - tile_px // 2, 0, map_px - tile_px)
         return specimen.crop((int(first[0]), int(first[1])), (tile_px, tile_px))
 
 
@@ -277,14 +278,14 @@ class MicroscopeFields:
         self._microscope.close()
 
 
-@lru_cache(maxsize=32)
-def _map(kind: SpecimenName, number: int) -> tuple[Specimen, NDArray[np.intp]]:
+@lru_cache(maxsize=16)
+def _map(kind: SpecimenName, number: int, map_px: int) -> tuple[Specimen, NDArray[np.intp]]:
     """Return a map and the places of its structures, shape ``(n, 2)``."""
     rng = np.random.default_rng([number, _KIND_NUMBERS[kind]])
-    specimen = make_specimen(kind, (_MAP_PX, _MAP_PX), _MOLECULES_PER_PIXEL, rng)
+    specimen = make_specimen(kind, (map_px, map_px), _MOLECULES_PER_PIXEL, rng)
     places = np.argwhere(specimen.structures > 0)
     if not len(places):
-        places = np.array([[_MAP_PX // 2, _MAP_PX // 2]])
+        places = np.array([[map_px // 2, map_px // 2]])
     return specimen, places
 
 

@@ -1,58 +1,30 @@
-"""What the environments that tune a STED scan share: one step is one scan between two confocal ones.
-
-The environment holds a ``GuardedMicroscope`` and no driver: limits, dose ledger and the light are the
-guard's, whether the microscope is simulated or not. What the guard refuses is told to the policy and
-lights nothing.
-
-Chance: each episode draws one integer from ``np_random``; the sample, the dye and all noise are hashed
-from it. So the same seed gives the same episode, bit for bit, in any process.
-"""
+"""What the environments that tune a STED scan share: one step is one scan between two confocal ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
-from numpy.typing import NDArray
 from pydantic import Field
 
 from controller.core.dose import Lit
 from controller.core.errors import ConfigurationError, DoseBudgetError, LimitExceededError
 from controller.core.frame import Frame
-from controller.core.settings import Modality, NonNegative, Positive, Region, ScanSettings, Settings
+from controller.core.settings import Modality, Positive, ScanSettings
 from controller.core.spaces import Parameter
 from simulator import rewards
+from simulator.environments.microscope_env import Action, EnvOptions, Info, MicroscopeEnv, Observation
 from simulator.environments.parameters import SCAN_PARAMETERS, ActionMap
-from simulator.environments.pictures import encoded, panels
-from simulator.environments.samples import (
-    TASKS,
-    Prepared,
-    SampleDistribution,
-    Samples,
-    SimulatedSamples,
-    TaskName,
-    simulated_limits,
-)
+from simulator.environments.pictures import Bytes, encoded
+from simulator.environments.samples import Samples
 from simulator.objectives import Measure
 
-Observation = dict[str, NDArray[Any]]
-Info = dict[str, Any]
-Action = NDArray[np.float32]
 
-_CHANNELS = ("confocal now", "last STED", "confocal after it")
-
-
-class ScanOptions(Settings):
+class ScanOptions(EnvOptions):
     """What can be chosen of an environment that tunes scans."""
 
-    task: TaskName | SampleDistribution = "mid"
-    """What samples are drawn from: a name, or a distribution of your own."""
-    steps: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Scans of an episode."""
     pixels: Annotated[int, Field(ge=24, le=256)] = 64
     """Side of the square images."""
     pixel_size_m: Positive = 20e-9
@@ -65,16 +37,8 @@ class ScanOptions(Settings):
     """Of the scan that is tuned; the pair around it is confocal."""
     confocal_excitation_w: Positive = 10e-6
     confocal_dwell_s: Positive = 10e-6
-    episode_energy_j: Positive = 0.25
-    """Dose budget of an episode with a simulated microscope."""
-    full_scale_photons: Positive = 200.0
-    """Photons per pixel that become 255 in an observed image."""
-    history: Annotated[int, Field(ge=1, le=100)] = 10
-    """Steps that an observation remembers."""
     least_signal: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The episode ends when the confocal signal of a field falls below this part of its first."""
-    refusal_cost: NonNegative = 1.0
-    """What a refused scan costs the policy."""
     reward: rewards.RewardOptions = rewards.RewardOptions()
 
 
@@ -89,25 +53,19 @@ class _Done:
     is_spent: bool = False
 
 
-class ScanEnv(gymnasium.Env[Observation, Action]):
+class ScanEnv(MicroscopeEnv[ScanOptions]):
     """Tunes scans of fields of a sample.
 
     Parameters
     ----------
-    options
-        See :class:`ScanOptions`, or a mapping with its keys.
-    samples
-        Where microscope and fields come from; simulated ones of ``options.task`` if not given.
+    options, samples, render_mode, changes
+        See :class:`~simulator.environments.microscope_env.MicroscopeEnv` and :class:`ScanOptions`.
     reward_function
         What a scan is worth, in place of ``options.reward``.
-    render_mode
-        ``"rgb_array"`` or None.
-    changes
-        Single options by name: ``gymnasium.make("simulator:Stedfast/STEDTune-v0", task="easy")``.
     """
 
-    Options: ClassVar[type[ScanOptions]] = ScanOptions
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012
+    Options: ClassVar[type[EnvOptions]] = ScanOptions
+    channels = ("confocal now", "last STED", "confocal after it")
 
     def __init__(
         self,
@@ -118,50 +76,21 @@ class ScanEnv(gymnasium.Env[Observation, Action]):
         render_mode: str | None = None,
         **changes: Any,
     ) -> None:
-        if render_mode not in {None, "rgb_array"}:
-            raise ConfigurationError(f"render_mode={render_mode!r} is asked, known is 'rgb_array'")
-        given = dict(options) if options is not None else {}
-        self.options = options = self.Options.model_validate({**given, **changes})
-        self.render_mode = render_mode
-        self._samples = samples or _simulated(options)
-        if reward_function is None and options.reward.needs_truth and not self._samples.is_simulated:
+        super().__init__(options, samples=samples, render_mode=render_mode, **changes)
+        reward = self.options.reward
+        if reward_function is None and reward.needs_truth and not self._samples.is_simulated:
             raise ConfigurationError(
-                f'reward.kind={options.reward.kind!r} needs a simulated microscope; use "measured"'
+                f'reward.kind={reward.kind!r} needs a simulated microscope; use "measured"'
             )
-        self._reward = reward_function or options.reward.function()
-        self._actions = ActionMap(options.parameters, self._samples.limits)
-        self._record_length = len(self._actions) + len(rewards.OBJECTIVES) + 1
-        side = options.pixels
-        self.observation_space = spaces.Dict(
-            {
-                "image": spaces.Box(0, 255, (len(_CHANNELS), side, side), np.uint8),
-                "history": spaces.Box(-1.0, 1.0, (options.history * self._record_length,), np.float32),
-                "budget": spaces.Box(0.0, 1.0, (3,), np.float32),
-            }
-        )
-        self.action_space = spaces.Box(-1.0, 1.0, (len(self._actions),), np.float32)
-        self._prepared: Prepared | None = None
+        self._reward = reward_function or reward.function()
+        self._actions = ActionMap(self.options.parameters, self._samples.limits)
+        recorded = len(self._actions) + len(rewards.OBJECTIVES) + 1
+        self._set_spaces(actions=len(self._actions), recorded=recorded, side_px=self.options.pixels)
 
     @property
     def action_map(self) -> ActionMap:
         """Return what actions stand for."""
         return self._actions
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, Info]:
-        """Begin an episode on a new sample, or on the next fields of a microscope that is given."""
-        super().reset(seed=seed, options=options)
-        seeds = np.random.SeedSequence(int(self.np_random.integers(2**63)))
-        side_m = self.options.pixels * self.options.pixel_size_m
-        self._prepared = self._samples.prepare(seeds, self._fields_needed(), side_m)
-        self._field = self._steps = 0
-        self._is_over = False
-        self._history = np.zeros((self.options.history, self._record_length), np.float32)
-        self._last: tuple[Frame, Frame] | None = None
-        self._look_at(self._acquire_confocal())
-        drawn = {f"truth_{name}": value for name, value in self._stage.drawn.items()}
-        return self._observation(), {"energy_left_j": self._energy_left_j, **drawn}
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
         """Scan as the action says; see ``docs/environments.md`` for what comes back.
@@ -173,41 +102,23 @@ class ScanEnv(gymnasium.Env[Observation, Action]):
         DeviceError
             If the microscope failed; its light is off.
         """
-        if self._prepared is None or self._is_over:
-            raise gymnasium.error.ResetNeeded("the episode is over: call reset() before step()")
         settings = self._actions.settings(action)
-        self._steps += 1
+        self._take_step()
         scan = self._scan({**self.options.fixed, **settings})
         scores = rewards.scores(scan.measures)
-        self._remember(np.asarray(action, np.float32), scores, was_scanned=not scan.refusal)
-        reward = -self.options.refusal_cost
-        terminated = scan.is_spent
+        was_scanned = -1.0 if scan.refusal else 1.0
+        self._remember([*action, *(2 * score - 1 for score in scores.values()), was_scanned])
+        reward, is_spent = -self.options.refusal_cost, scan.is_spent
         if not scan.refusal:
             share = scan.lit.energy_j / self._samples.limits.session_energy_max_j
             reward = float(self._reward(rewards.Scan(scores, share, scan.truth)))
-            terminated = self._move_on() or self._signal_left() < self.options.least_signal
-        truncated = self._steps >= self.options.steps and not terminated
-        self._is_over = terminated or truncated
+            is_spent = self._move_on() or self._signal_left() < self.options.least_signal
+        terminated, truncated = self._ends(terminated=is_spent)
         return self._observation(), reward, terminated, truncated, self._told(settings, scan)
-
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """Return the images and the budget as a picture, shape ``(y, x, 3)``."""
-        if self.render_mode is None or self._prepared is None:
-            return None
-        observation = self._observation()
-        names = ("steps left", "energy left", "signal left")
-        bars = [(name, float(value)) for name, value in zip(names, observation["budget"], strict=True)]
-        return panels(list(observation["image"]), _CHANNELS, bars)
-
-    def close(self) -> None:
-        """Put the lights out and release the microscope."""
-        self._samples.close()
-        self._prepared = None
 
     # What differs from environment to environment.
 
-    def _fields_needed(self) -> int:
-        """Return how many fields an episode visits."""
+    def _fields_of_episode(self) -> int:
         raise NotImplementedError
 
     def _move_on(self) -> bool:
@@ -216,24 +127,28 @@ class ScanEnv(gymnasium.Env[Observation, Action]):
 
     # What they share.
 
-    @property
-    def _stage(self) -> Prepared:
-        if self._prepared is None:
-            raise gymnasium.error.ResetNeeded("nothing is under the microscope: call reset() first")
-        return self._prepared
+    def _fields_needed(self) -> tuple[int, float]:
+        return self._fields_of_episode(), self.options.pixels * self.options.pixel_size_m
 
-    @property
-    def _energy_left_j(self) -> float:
-        return self._stage.microscope.ledger.energy_left_j
+    def _begin(self) -> None:
+        self._last: tuple[Frame, Frame] | None = None
+        self._look_at(self._acquire_confocal())
 
-    @property
-    def _region(self) -> Region:
-        return self._stage.fields[self._field]
+    def images(self) -> Sequence[Bytes | None]:
+        sted, after = self._last or (None, None)
+        scale = self.options.full_scale_photons
+        return [frame and encoded(frame.photons, scale) for frame in (self._now, sted, after)]
 
     def _look_at(self, confocal: Frame) -> None:
         """Take the first image of a field as the one to compare with."""
         self._now = confocal
         self._first_signal = _signal(confocal)
+
+    def _signal_left(self) -> float:
+        """Return the confocal signal relative to that of the first scan of the field, 0..1."""
+        if not self._first_signal > 0:
+            return 1.0
+        return min(1.0, max(0.0, _signal(self._now) / self._first_signal))
 
     def _scan(self, asked: dict[str, float]) -> _Done:
         """Make the policy's scan and the confocal one after it, and judge them."""
@@ -253,9 +168,8 @@ class ScanEnv(gymnasium.Env[Observation, Action]):
             self._now.photons, sted.photons, after.photons, sted.settings.pixel_size_m
         )
         if truth is not None and before is not None and survivors is not None:
-            done.truth = rewards.judge(
-                sted.photons, before, survivors, truth.points(region), region.center_yx_m
-            )
+            points = truth.points(region)
+            done.truth = rewards.judge(sted.photons, before, survivors, points, region.center_yx_m)
         return done
 
     def _told(self, settings: dict[str, float], scan: _Done) -> Info:
@@ -284,41 +198,6 @@ class ScanEnv(gymnasium.Env[Observation, Action]):
         return ScanSettings.model_validate(
             {"modality": modality, "region": self._region, "pixel_size_m": self.options.pixel_size_m, **asked}
         )
-
-    def _remember(self, action: Action, scores: dict[str, float], *, was_scanned: bool) -> None:
-        """Put a step at the end of the history: action, scores, and whether it was scanned, all in -1..1."""
-        shown = [2 * score - 1 for score in scores.values()]
-        self._history = np.roll(self._history, -1, axis=0)
-        self._history[-1] = np.clip([*action, *shown, 1.0 if was_scanned else -1.0], -1, 1)
-
-    def _signal_left(self) -> float:
-        """Return the confocal signal relative to that of the first scan, 0..1, by the images alone."""
-        if not self._first_signal > 0:
-            return 1.0
-        return min(1.0, max(0.0, _signal(self._now) / self._first_signal))
-
-    def _observation(self) -> Observation:
-        """Return what the policy sees: nothing of the truth."""
-        scale = self.options.full_scale_photons
-        side = self.options.pixels
-        image = np.zeros((len(_CHANNELS), side, side), np.uint8)
-        for channel, frame in zip(image, (self._now, *(self._last or ())), strict=False):
-            channel[:] = encoded(frame.photons, scale)
-        left = (
-            1 - self._steps / self.options.steps,
-            self._energy_left_j / self._samples.limits.session_energy_max_j,
-            self._signal_left(),
-        )
-        return {
-            "image": image,
-            "history": self._history.ravel().copy(),
-            "budget": np.clip(np.array(left, np.float32), 0.0, 1.0),
-        }
-
-
-def _simulated(options: ScanOptions) -> SimulatedSamples:
-    distribution = options.task if isinstance(options.task, SampleDistribution) else TASKS[options.task]
-    return SimulatedSamples(distribution, simulated_limits(options.episode_energy_j))
 
 
 def _signal(frame: Frame) -> float:

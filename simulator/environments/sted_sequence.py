@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from simulator import rewards
+from simulator.environments.microscope_env import EnvOptions
 from simulator.environments.scan_env import ScanEnv, ScanOptions
 
 
@@ -25,9 +26,9 @@ class STEDSequenceEnv(ScanEnv):
     sample has bleached, or the dose budget is spent. ``truncated``: all steps are done.
     """
 
-    Options: ClassVar[type[ScanOptions]] = STEDSequenceOptions
+    Options: ClassVar[type[EnvOptions]] = STEDSequenceOptions
 
-    def _fields_needed(self) -> int:
+    def _fields_of_episode(self) -> int:
         return 1
 
     def _move_on(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from controller.core.errors import DoseBudgetError
+from simulator.environments.microscope_env import EnvOptions
 from simulator.environments.scan_env import ScanEnv, ScanOptions
 
 
@@ -20,13 +21,13 @@ class STEDTuneEnv(ScanEnv):
     fields are done.
     """
 
-    Options: ClassVar[type[ScanOptions]] = STEDTuneOptions
+    Options: ClassVar[type[EnvOptions]] = STEDTuneOptions
 
-    def _fields_needed(self) -> int:
+    def _fields_of_episode(self) -> int:
         return self.options.steps
 
     def _move_on(self) -> bool:
-        if self._field + 1 == self._fields_needed():
+        if self._field + 1 == self._fields_of_episode():
             return False
         self._field += 1
         try:

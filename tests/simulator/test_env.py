@@ -26,6 +26,7 @@ from controller.testing import LIMITS, FakeMicroscope  # noqa: E402
 from simulator.env import (  # noqa: E402
     IDS,
     MicroscopeFields,
+    ROISelectEnv,
     SampleDistribution,
     ScanEnv,
     SimulatedSamples,
@@ -330,6 +331,42 @@ def test_the_same_class_drives_micromanager_devices() -> None:
     assert all(answer[4]["refused"] == 0 for answer in answers if len(answer) == 5)
     env.close()
     assert env.render() is None
+
+
+def test_a_region_with_spots_pays_once_and_an_empty_one_never() -> None:
+    env = ROISelectEnv(task="easy")
+    env.reset(seed=1)
+    left = env.points_left()
+    action = env.action_for(tuple(left[0]))
+    _, first, *_, told = env.step(action)
+    observation, second, *_, again = env.step(action)
+    assert told["objectives"]["new_spots"] == len(left) - told["truth_spots_left"] > 0
+    assert first > 0.5 / len(left)
+    assert again["objectives"]["new_spots"] <= 1
+    assert second < first
+    assert observation["image"][2].max() == 255
+    env.close()
+
+
+def test_regions_stay_inside_the_sample() -> None:
+    env = ROISelectEnv()
+    env.reset(seed=0)
+    for corner in ((-1, -1), (1, 1), (-1, 1), (0.123, -0.77)):
+        region = env.region(np.array(corner, np.float32))
+        assert env._region.contains(region)
+        assert env.region(env.action_for(region.center_yx_m)) == region
+    env.close()
+
+
+def test_regions_of_a_microscope_that_is_there_count_each_spot_once() -> None:
+    field = Region(center_yx_m=(0.0, 0.0), size_yx_m=(7.68e-6, 7.68e-6))
+    guard = GuardedMicroscope(FakeMicroscope(), LIMITS)
+    env = ROISelectEnv(samples=MicroscopeFields(guard, (field,)))
+    env.reset(seed=0)
+    told = [env.step(np.zeros(2, np.float32))[4]["objectives"] for _ in range(2)]
+    assert told[0]["new_spots"] == told[0]["found_spots"]
+    assert told[1]["new_spots"] <= told[1]["found_spots"]
+    env.close()
 
 
 def test_rendering_is_a_picture() -> None:

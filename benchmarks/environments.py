@@ -1,0 +1,230 @@
+"""How well each environment separates good policies from bad ones, and what a step of it costs.
+
+For each id and task the mean return of
+
+- ``random``: uniform actions;
+- ``default``: what an expert would set, the same for every sample;
+- ``oracle``: the best constant setting of a dense sweep, chosen on other seeds under common random
+  numbers (7 values of each parameter, then the best dozen again on more seeds). For ROISelect: the place
+  with the most that is still to be found, which it looks up in the truth.
+
+All play the same seeds. Intervals are 95 % bootstrap intervals over the seeds, that of ``gap`` (oracle less
+random) of paired differences. An id is worth its place if the gap is at least ten half-widths of its
+interval. CPU times are ``process_time`` of one process.
+
+Usage: ``python benchmarks/environments.py [--episodes 100] [--only STEDTune] [--task easy] [--ppo]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.env import IDS
+
+Policy = Callable[[Any], NDArray[np.float32]]
+
+TASKS = ("easy", "mid", "hard", "held_out")
+DEFAULT = {"sted_w": 0.15, "excitation_w": 10e-6, "dwell_s": 10e-6}
+_EVALUATION, _SWEEP = 1_000_000, 2_000_000  # seeds of the two never meet
+
+
+def episode(env: Any, policy: Policy, seed: int) -> float:
+    """Return the sum of rewards of an episode."""
+    env.reset(seed=seed)
+    total, is_over = 0.0, False
+    while not is_over:
+        _, reward, terminated, truncated, _ = env.step(policy(env))
+        total += reward
+        is_over = terminated or truncated
+    return total
+
+
+def returns(env: Any, policy: Policy, first_seed: int, episodes: int) -> NDArray[np.float64]:
+    return np.array([episode(env, policy, first_seed + number) for number in range(episodes)])
+
+
+def constant(action: NDArray[np.float32]) -> Policy:
+    return lambda env: action
+
+
+def uniform(seed: int) -> Policy:
+    rng = np.random.default_rng(seed)
+    return lambda env: rng.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+
+
+def swept(env: Any, values: int = 7) -> Policy:
+    """Return the best constant action: of a grid on two seeds, then of the best dozen on twelve more."""
+    axes = [np.linspace(-1, 1, values)] * env.action_space.shape[0]
+    grid = np.array(list(itertools.product(*axes)), np.float32)
+    first = np.array([returns(env, constant(action), _SWEEP, 2).mean() for action in grid])
+    best = grid[np.argsort(first)[-12:]]
+    second = np.array([returns(env, constant(action), _SWEEP + 100, 12).mean() for action in best])
+    return constant(best[int(second.argmax())])
+
+
+def interval(values: NDArray[np.float64]) -> float:
+    """Return the half-width of the 95 % bootstrap interval of the mean."""
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(0, len(values), (4000, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(high - low) / 2
+
+
+def best_place(env: Any) -> NDArray[np.float32]:
+    """Return the region with the most spots that are still to be found, of those around each spot."""
+    left = env.points_left()
+    corner = np.array(env.region(-np.ones(2, np.float32)).bounds_yx_m[:2])
+    *_, visited = env.images()
+    pixels = ((left - corner) / env.options.overview_pixel_m).astype(int).clip(0, len(visited) - 1)
+    # What was looked at and not found is too dim to be found.
+    left = left[visited[pixels[:, 0], pixels[:, 1]] == 0]
+    if not len(left):
+        return np.zeros(2, np.float32)
+    # A little inside the region: spots at its edge are cut.
+    reach_m = 0.45 * env.options.roi_m
+    shifts = np.array(list(itertools.product((-0.6, 0.0, 0.6), repeat=2))) * reach_m
+    centres = (left[:, None] + shifts[None]).reshape(-1, 2)
+    inside = (np.abs(left[None] - centres[:, None]) <= reach_m).all(axis=2).sum(axis=1)
+    action: NDArray[np.float32] = env.action_for(centres[int(inside.argmax())])
+    return action
+
+
+def brightest_place(env: Any) -> NDArray[np.float32]:
+    """Return the brightest region of the overview of those that were not visited."""
+    from scipy.ndimage import uniform_filter
+
+    overview, _, visited = env.images()
+    side = round(env.options.roi_m / env.options.overview_pixel_m)
+    light = uniform_filter(overview.astype(float) ** 2 * (visited == 0), side, mode="constant")
+    row, column = np.unravel_index(int(light.argmax()), light.shape)
+    place = (np.array([row, column]) + 0.5) / len(overview) - 0.5
+    middle = np.array(env.region(np.zeros(2, np.float32)).center_yx_m)
+    action: NDArray[np.float32] = env.action_for(middle + place * env.options.sample_m)
+    return action
+
+
+def policies(name: str, env: Any) -> dict[str, Policy]:
+    if "ROISelect" in name:
+        return {"random": uniform(0), "default": brightest_place, "oracle": best_place}
+    default = constant(env.action_map.action(DEFAULT))
+    return {"random": uniform(0), "default": default, "oracle": swept(env)}
+
+
+def timed(env: Any) -> tuple[float, float]:
+    """Return the median CPU seconds of a step and of a reset."""
+    policy = uniform(1)
+    env.reset(seed=0)
+    steps, resets = [], []
+    for seed in range(15):
+        begun = time.process_time()
+        env.reset(seed=seed)
+        resets.append(time.process_time() - begun)
+        begun = time.process_time()
+        _, _, terminated, truncated, _ = env.step(policy(env))
+        steps.append(time.process_time() - begun)
+        for _ in range(4):
+            if terminated or truncated:
+                break
+            begun = time.process_time()
+            _, _, terminated, truncated, _ = env.step(policy(env))
+            steps.append(time.process_time() - begun)
+    return float(np.median(steps)), float(np.median(resets))
+
+
+def row(name: str, task: str, episodes: int) -> str:
+    env = gymnasium.make(name, task=task).unwrapped
+    step_s, reset_s = timed(env)
+    got = {
+        label: returns(env, policy, _EVALUATION, episodes) for label, policy in policies(name, env).items()
+    }
+    gap = got["oracle"] - got["random"]
+    ratio = gap.mean() / interval(gap)
+    cells = " | ".join(f"{values.mean():.2f} ± {interval(values):.2f}" for values in got.values())
+    verdict = "yes" if ratio >= 10 else "no"
+    short = name.removeprefix("Stedfast/")
+    return (
+        f"| {short} | {task} | {cells} | {gap.mean():.2f} ± {interval(gap):.2f} | {ratio:.0f} ({verdict}) | "
+        f"{1e3 * step_s:.1f} | {1e3 * reset_s:.1f} |"
+    )
+
+
+def ppo(steps: int) -> str:
+    """Train PPO on STEDTune easy and compare it with random actions on seeds it has not seen."""
+    import torch
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    name = "Stedfast/STEDTune-v0"
+
+    def make() -> Any:
+        return gymnasium.wrappers.FilterObservation(
+            gymnasium.make(name, task="easy"), filter_keys=["history", "budget"]
+        )
+
+    vector = DummyVecEnv([make] * 4)
+    begun = time.process_time()
+    model = PPO(
+        "MultiInputPolicy",
+        vector,
+        n_steps=64,
+        batch_size=64,
+        n_epochs=10,
+        gamma=0.5,
+        seed=0,
+        learning_rate=1e-3,
+        policy_kwargs={"net_arch": [32, 32]},
+        device="cpu",
+    )
+    model.learn(steps)
+    trained_s = time.process_time() - begun
+    env = make()
+
+    def trained(number: int) -> float:
+        observation, _ = env.reset(seed=_EVALUATION + number)
+        total, is_over = 0.0, False
+        while not is_over:
+            action, _ = model.predict(observation, deterministic=True)
+            observation, reward, terminated, truncated, _ = env.step(action)
+            total, is_over = total + reward, terminated or truncated
+        return total
+
+    learned = np.array([trained(number) for number in range(30)])
+    chance = returns(gymnasium.make(name, task="easy").unwrapped, uniform(0), _EVALUATION, 30)
+    gain = learned - chance
+    return (
+        f"PPO, {steps} steps, {trained_s:.0f} s of CPU: {learned.mean():.2f} ± {interval(learned):.2f}, "
+        f"random {chance.mean():.2f} ± {interval(chance):.2f}, gain {gain.mean():.2f} ± {interval(gain):.2f}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--task", default="")
+    parser.add_argument("--ppo", action="store_true")
+    parser.add_argument("--ppo-steps", type=int, default=4096)
+    asked = parser.parse_args()
+    if asked.ppo:
+        print(ppo(asked.ppo_steps))
+        return
+    print("| id | task | random | default | oracle | gap | gap by half-width | step, ms | reset, ms |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name in IDS:
+        for task in TASKS:
+            if asked.only in name and asked.task in {"", task}:
+                print(row(name, task, asked.episodes), flush=True)
+
+
+if __name__ == "__main__":
+    main()
