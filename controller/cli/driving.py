@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from controller.cli.terminal import EXIT_CODE, EXIT_INTERRUPTED
 from controller.cli.reporting import write_session_report
+from controller.cli.terminal import EXIT_CODE, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from rich.console import Console

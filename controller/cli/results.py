@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from controller.cli.terminal import JsonOption, SessionArgument, app, errors_told
 from controller.cli.reporting import report_of
+from controller.cli.terminal import JsonOption, SessionArgument, app, errors_told
 
 if TYPE_CHECKING:
     from rich.console import Console

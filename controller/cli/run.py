@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from controller.cli.check import check_and_decide
+from controller.cli.driving import drive, play, tell_outcome
+from controller.cli.reporting import write_session_report
 from controller.cli.terminal import (
     EXIT_CODE,
     EXIT_FAILURE,
@@ -21,8 +23,6 @@ from controller.cli.terminal import (
     errors_told,
     fresh_folder,
 )
-from controller.cli.driving import drive, play, tell_outcome
-from controller.cli.reporting import write_session_report
 
 if TYPE_CHECKING:
     from controller.assemble import Hooks
