@@ -8,7 +8,7 @@ how a whole scan is drawn without walking through its pixels in :mod:`simulator.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,14 @@ class STEDEngine:
         self._light = lru_cache(maxsize=64)(self._in_focus.light)
         self._plan = lru_cache(maxsize=8)(self._make_plan)
         self._pixel_plan = lru_cache(maxsize=2)(self._make_pixel_plan)
+
+    def __reduce__(self) -> tuple[Callable[..., STEDEngine], tuple[object, ...]]:
+        """Pickle what the engine was made of; what it keeps is computed again."""
+        light = self._in_focus
+        make = partial(
+            STEDEngine, gate=light.gate, physics=light.physics, map_pixel_size_m=self.map_pixel_size_m
+        )
+        return make, (light.optics, light.dye, self._detector)
 
     @classmethod
     def like_pysted(cls, detector: Detector | None = None, bleaching: float = 1.0) -> STEDEngine:

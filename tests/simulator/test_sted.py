@@ -6,6 +6,7 @@ more: were the seeds drawn anew, one of these tests would fail in less than a th
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -190,6 +191,16 @@ def test_it_is_a_scanning_engine_and_pure() -> None:
     assert first.photons.dtype == np.uint32
     assert first.survivors.dtype == np.int32
     assert first.photons.shape == (20, 16)
+
+
+def test_an_engine_can_be_sent_to_another_process() -> None:
+    engine = STEDEngine(Optics(pinhole_airy=1.0), detector=Detector(background_hz=1e4), physics=PYSTED)
+    molecules = sample(engine, (10, 11))
+    engine.scan(molecules, STRONG, seeds())
+    sent = pickle.loads(pickle.dumps(engine))  # noqa: S301
+    one, other = (each.scan(molecules, STRONG, seeds(3)) for each in (engine, sent))
+    assert np.array_equal(one.photons, other.photons)
+    assert np.array_equal(one.survivors, other.survivors)
 
 
 def stop_after(lines: int) -> Callable[[int], bool]:
