@@ -1,4 +1,4 @@
-"""Runs independent tasks one after another, on the cores of this computer, or on a Ray cluster.
+"""Runs independent tasks one after another or on the cores of this computer; on a cluster see ray_executor.
 
 Tasks and results travel between our own processes by multiprocessing, and to a cluster by Ray; both
 pickle them. Nothing from a file or from anybody else is ever unpickled. Whoever can reach a Ray cluster
@@ -27,8 +27,8 @@ __all__ = ["Executor", "Finished", "ProcessExecutor", "SerialExecutor"]
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Tasks that wait for each process, so that none is idle.
-_AHEAD = 2
+#: Tasks for each process, the one under way included, so that none is idle.
+AHEAD = 2
 # After so many pools that broke without a single result between them, something is wrong with all tasks.
 _BROKEN_POOLS_MAX = 3
 
@@ -63,7 +63,7 @@ class ProcessExecutor:
         """
         rest, broken_in_a_row = iter(items), 0
         while broken_in_a_row < _BROKEN_POOLS_MAX:
-            first = list(islice(rest, self._workers * _AHEAD))
+            first = list(islice(rest, self._workers * AHEAD))
             if not first:
                 return
             with closing(_Pool(task, min(self._workers, len(first)))) as pool:

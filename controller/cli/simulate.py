@@ -38,6 +38,9 @@ def simulate(  # noqa: PLR0913, PLR0917  # one parameter for each option of the 
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes at once.  [default: one for each core]")
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Ray cluster: host:port, 'auto', or 'local' to start one here.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Simulate labelled images: noisy, clean and the truth, as OME-Zarr. Run again, it continues.
@@ -61,7 +64,7 @@ def simulate(  # noqa: PLR0913, PLR0917  # one parameter for each option of the 
         plan, task = _planned(
             output, config, {key: value for key, value in asked.items() if value is not None}
         )
-        executor = _executor(workers)
+        executor = _executor(workers, ray)
         with _signals_as_interrupts(), open_dataset(output, plan) as folder:
             already = plan.images - len(folder.missing)
             problems = [*folder.damaged]
@@ -90,9 +93,11 @@ def _planned(output: Path, config: Path | None, asked: dict[str, Any]) -> tuple[
     return plan, MakeItem(maker, options, dataset.seed, output.resolve())
 
 
-def _executor(workers: int | None) -> Executor:
+def _executor(workers: int | None, ray: str | None) -> Executor:
     from controller.plugins import find_executor
 
+    if ray is not None:
+        return find_executor("ray")(ray, workers)
     count = workers or len(os.sched_getaffinity(0))
     return find_executor("serial")() if count == 1 else find_executor("processes")(count)
 
@@ -118,11 +123,12 @@ def _make(
             shown = bar.add_task("items", total=total, completed=total - len(folder.missing), failed="")
             failures = 0
             for done in finished:
-                if done.error is None:
+                error = done.error or folder.absence(done.item)
+                if error is None:
                     bar.advance(shown)
                 else:
                     failures += 1
-                    problems.append(f"item {done.item:06d}: {done.error}")
+                    problems.append(f"item {done.item:06d}: {error}")
                     bar.update(shown, failed=f"{failures} failed")
     except KeyboardInterrupt:
         return True

@@ -101,6 +101,12 @@ class DatasetFolder:
     missing: list[int] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
 
+    def absence(self, index: int) -> str | None:
+        """Say what is wrong if an item that was made is not here."""
+        if (self.path / ITEMS_NAME / _item_name(index)).is_dir():
+            return None
+        return f"it was made, but is not in {self.path}; do all hosts share this folder?"
+
     def finish(self) -> Manifest:
         """Write the manifest of what is there; it is complete if nothing is missing."""
         entries = []

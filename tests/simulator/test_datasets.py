@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -133,20 +134,9 @@ def test_a_data_set_is_valid_ome_zarr_with_truth_and_checksums(tmp_path: Path, m
 
 def test_any_number_of_workers_makes_the_same_files(tmp_path: Path) -> None:
     simulate(tmp_path / "one", "--images", "5", "--size", "16", "--seed", "8")
-    words = [
-        sys.executable,
-        "-m",
-        "controller",
-        "simulate",
-        tmp_path / "two",
-        "--images",
-        "5",
-        "--size",
-        "16",
-    ]
-    done = subprocess.run(
-        [*words, "--seed", "8", "--workers", "2"], capture_output=True, text=True, check=False
-    )
+    words = ["simulate", str(tmp_path / "two"), "--images", "5", "--size", "16", "--seed", "8"]
+    command = [sys.executable, "-m", "controller", *words, "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert checksums(tmp_path / "one") == checksums(tmp_path / "two")
 
@@ -254,12 +244,11 @@ def test_an_item_that_fails_is_named_and_the_rest_is_written(
     assert simulate(tmp_path / "set", "--images", "3", "--size", "16")["there_before"] == 2
 
 
-def start(folder: Path, workers: int) -> subprocess.Popen[str]:
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     """Start a data set far too large to be completed, and wait for its first items."""
-    words = ["simulate", folder, "--images", "100000", "--size", "32", "--workers", workers, "--json"]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "controller", *map(str, words)], stdout=subprocess.PIPE, text=True
-    )
+    words = ["simulate", str(folder), "--images", "100000", "--size", "32", "--json", *options]
+    command = [sys.executable, "-m", "controller", *words]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     deadline_s = time.monotonic() + 30
     while len(list(folder.glob("items/[0-9]*"))) < 4:
         assert time.monotonic() < deadline_s
@@ -268,10 +257,14 @@ def start(folder: Path, workers: int) -> subprocess.Popen[str]:
     return running
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_ends_it_with_true_counts(tmp_path: Path, workers: int) -> None:
-    running = start(tmp_path / "set", workers)
-    running.send_signal(signal.SIGINT)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_ctrl_c_ends_it_with_true_counts(tmp_path: Path, workers: str) -> None:
+    check_that_ctrl_c_ends_it(tmp_path, "--workers", workers)
+
+
+def check_that_ctrl_c_ends_it(tmp_path: Path, *options: str) -> None:
+    running = start(tmp_path / "set", *options)
+    os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to all processes
     out, _ = running.communicate(timeout=30)
     assert running.returncode == 130
     told, items = json.loads(out), list((tmp_path / "set/items").iterdir())
@@ -282,7 +275,7 @@ def test_ctrl_c_ends_it_with_true_counts(tmp_path: Path, workers: int) -> None:
 
 
 def test_a_killed_run_leaves_whole_items_only(tmp_path: Path) -> None:
-    running = start(tmp_path / "set", 2)
+    running = start(tmp_path / "set", "--workers", "2")
     second = CliRunner().invoke(
         app, ["simulate", str(tmp_path / "set"), "--images", "100000", "--size", "32", "--workers", "1"]
     )
@@ -307,3 +300,29 @@ def test_images_of_shared_maps_stay_together_and_under_their_licence() -> None:
     items = [maker.item(index) for index in range(4)]
     assert [item.group for item in items] == ["psd95", "000001", "psd95", "000003"]
     assert [item.licence for item in items] == ["MIT", "CC0-1.0"] * 2
+
+
+def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    told = simulate(tmp_path / "set", "--ray", "local", code=2)
+    assert "pip install 'stedfast[scale]'" in told["problems"][0]
+
+
+def test_a_ray_address_that_does_not_answer_is_told_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is an extra: pip install 'stedfast[scale]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        for asked, words in ((address, "nobody answers"), ("nowhere", "host:port")):
+            assert words in simulate(tmp_path / "set", "--ray", asked, code=2)["problems"][0]
+
+
+def test_a_ray_cluster_makes_the_same_files_and_ends_at_ctrl_c(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is an extra: pip install 'stedfast[scale]'")
+    words = ["simulate", str(tmp_path / "ray"), "--images", "4", "--size", "16", "--json"]
+    command = [sys.executable, "-m", "controller", *words, "--ray", "local", "--workers", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, json.loads(done.stdout)["items"]) == (0, 4), done.stderr
+    simulate(tmp_path / "here", "--images", "4", "--size", "16")
+    assert checksums(tmp_path / "ray") == checksums(tmp_path / "here")
+    check_that_ctrl_c_ends_it(tmp_path, "--ray", "local", "--workers", "1")
