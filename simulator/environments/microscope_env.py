@@ -94,7 +94,11 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         given = dict(options) if options is not None else {}
         self.options: OptionsT = self.Options.model_validate({**given, **changes})  # type: ignore[assignment]
         self.render_mode = render_mode
-        self._samples = samples or _simulated(self.options, tasks)
+        self._tasks = tasks
+        if samples is None:
+            limits = simulated_limits(self.options.episode_energy_j)
+            samples = SimulatedSamples(_distribution(self.options, tasks), limits)
+        self._samples = samples
         self._prepared: Prepared | None = None
 
     def _set_spaces(self, *, actions: int, recorded: int, side_px: int) -> None:
@@ -113,8 +117,18 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Info]:
-        """Begin an episode on a new sample, or on the next fields of a microscope that is given."""
+        """Begin an episode on a new sample, or on the next fields of a microscope that is given.
+
+        ``options={"task": ...}`` draws this and all later samples from another distribution.
+
+        Raises
+        ------
+        ConfigurationError
+            If the options are others, or the sample is not drawn but there.
+        """
         super().reset(seed=seed, options=options)
+        if options:
+            self._change_task(dict(options))
         seeds = np.random.SeedSequence(int(self.np_random.integers(2**63)))
         fields, size_m = self._fields_needed()
         self._prepared = self._samples.prepare(seeds, fields, size_m)
@@ -157,6 +171,13 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         return 1.0
 
     # What they share.
+
+    def _change_task(self, options: dict[str, Any]) -> None:
+        samples = self._samples
+        if set(options) != {"task"} or not isinstance(samples, SimulatedSamples):
+            raise ConfigurationError(f"reset() takes the option 'task' for simulated samples, got {options}")
+        self.options = self.options.replace(task=options["task"])
+        samples.distribution = _distribution(self.options, self._tasks)
 
     @property
     def _stage(self) -> Prepared:
@@ -214,6 +235,5 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         }
 
 
-def _simulated(options: EnvOptions, tasks: Mapping[str, SampleDistribution]) -> SimulatedSamples:
-    distribution = options.task if isinstance(options.task, SampleDistribution) else tasks[options.task]
-    return SimulatedSamples(distribution, simulated_limits(options.episode_energy_j))
+def _distribution(options: EnvOptions, tasks: Mapping[str, SampleDistribution]) -> SampleDistribution:
+    return options.task if isinstance(options.task, SampleDistribution) else tasks[options.task]

@@ -183,7 +183,7 @@ class SimulatedSamples:
     """
 
     def __init__(self, distribution: SampleDistribution, limits: SafetyLimits) -> None:
-        self._distribution = distribution
+        self.distribution = distribution
         self.limits = limits
         self.is_simulated = True
         self._guard: GuardedMicroscope | None = None
@@ -195,7 +195,7 @@ class SimulatedSamples:
         rng = np.random.default_rng(chance)
         drawn = self._drawn(rng)
         engine = _engine(drawn["bleaching"], drawn["brightness"], drawn["background_hz"])
-        kind = self._distribution.kinds[int(drawn["kind"])]
+        kind = self.distribution.kinds[int(drawn["kind"])]
         side_px = round(size_m / MAP_PIXEL_SIZE_M)
         cut = [self._field(kind, side_px, engine.margin_px, rng) for _ in range(fields)]
         columns = ceil(sqrt(fields))
@@ -221,7 +221,7 @@ class SimulatedSamples:
             self._guard = None
 
     def _drawn(self, rng: np.random.Generator) -> dict[str, float]:
-        ranges = self._distribution
+        ranges = self.distribution
         drawn = {"kind": float(rng.integers(len(ranges.kinds)))}
         for name in ("bleaching", "brightness", "background_hz"):
             low, high = getattr(ranges, name)
@@ -230,7 +230,7 @@ class SimulatedSamples:
 
     def _field(self, kind: str, side_px: int, margin_px: int, rng: np.random.Generator) -> SampleField:
         """Cut a field with its surroundings, at a place with something to see."""
-        number = _MAP_SEEDS[self._distribution.maps] + int(rng.integers(_MAPS))
+        number = _MAP_SEEDS[self.distribution.maps] + int(rng.integers(_MAPS))
         tile_px = side_px + 2 * margin_px
         map_px = _MAP_PX[0] if tile_px <= _MAP_PX[0] // 2 else _MAP_PX[1]
         if tile_px > map_px:

@@ -369,6 +369,17 @@ def test_regions_of_a_microscope_that_is_there_count_each_spot_once() -> None:
     env.close()
 
 
+def test_a_curriculum_changes_the_task_between_episodes() -> None:
+    env = STEDTuneEnv(task="easy")
+    assert env.reset(seed=0)[1]["truth_bleaching"] == 1.0
+    harder = SampleDistribution(bleaching=(5.0, 6.0))
+    assert env.reset(seed=0, options={"task": harder})[1]["truth_bleaching"] >= 5.0
+    assert env.reset()[1]["truth_bleaching"] >= 5.0
+    with pytest.raises(ConfigurationError, match="task"):
+        env.reset(options={"tusk": "easy"})
+    env.close()
+
+
 def test_rendering_is_a_picture() -> None:
     env = STEDTuneEnv(render_mode="rgb_array")
     assert env.render() is None
