@@ -105,9 +105,10 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         """Say how many numbers an action has, a step leaves in the history, and a side of the images."""
         remembered = self.options.history
         self._history = np.zeros((remembered, recorded), np.float32)
-        self.observation_space = spaces.Dict(
+        self._image_shape = (len(self.channels), side_px, side_px)
+        self.observation_space = spaces.Dict(  # type: ignore[assignment]  # whose items are typed as Any
             {
-                "image": spaces.Box(0, 255, (len(self.channels), side_px, side_px), np.uint8),
+                "image": spaces.Box(0, 255, self._image_shape, np.uint8),
                 "history": spaces.Box(-1.0, 1.0, (remembered * recorded,), np.float32),
                 "budget": spaces.Box(0.0, 1.0, (len(_BUDGETS),), np.float32),
             }
@@ -139,7 +140,7 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         drawn = {f"truth_{name}": value for name, value in self._stage.drawn.items()}
         return self._observation(), {"energy_left_j": self._energy_left_j, **drawn}
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """Return the images and the budget as a picture, shape ``(y, x, 3)``."""
         if self.render_mode is None or self._prepared is None:
             return None
@@ -218,8 +219,7 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
 
     def _observation(self) -> Observation:
         """Return what the policy sees: nothing of the truth."""
-        space = self.observation_space["image"]  # type: ignore[index]
-        image = np.zeros(space.shape, np.uint8)
+        image = np.zeros(self._image_shape, np.uint8)
         for channel, seen in zip(image, self.images(), strict=True):
             if seen is not None:
                 channel[:] = seen

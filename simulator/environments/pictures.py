@@ -18,7 +18,7 @@ def encoded(photons: NDArray[Any], full_scale_photons: float) -> Bytes:
     brighter than dim ones.
     """
     part = np.clip(np.asarray(photons, np.float64) / full_scale_photons, 0.0, 1.0)
-    return np.rint(255 * np.sqrt(part)).astype(np.uint8)
+    return np.asarray(np.rint(255 * np.sqrt(part)), np.uint8)
 
 
 def panels(

@@ -97,6 +97,7 @@ class ROISelectEnv(MicroscopeEnv[ROISelectOptions]):
         **changes: Any,
     ) -> None:
         super().__init__(options, samples=samples, render_mode=render_mode, tasks=ROI_TASKS, **changes)
+        self._last: Frame | None = None
         self._set_spaces(actions=2, recorded=4, side_px=self.options.pixels)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
@@ -151,7 +152,7 @@ class ROISelectEnv(MicroscopeEnv[ROISelectOptions]):
         """Return the action whose region has this middle, or the nearest that lies inside the sample."""
         reach_m = (self.options.sample_m - self.options.roi_m) / 2
         offset = np.array(center_yx_m) - np.array(self._region.center_yx_m)
-        return np.clip(offset / reach_m, -1, 1).astype(np.float32)
+        return np.asarray(np.clip(offset / reach_m, -1, 1), np.float32)
 
     def points_left(self) -> Points:
         """Return where the true spots are that were not found yet: for oracles, not for policies."""
@@ -171,7 +172,7 @@ class ROISelectEnv(MicroscopeEnv[ROISelectOptions]):
                 excitation_w=options.overview_excitation_w,
             )
         )
-        self._last: Frame | None = None
+        self._last = None
         self._visited = np.zeros((options.pixels, options.pixels), np.uint8)
         self._points = truth.points(self._region).center_yx_m if truth else np.zeros((0, 2))
         self._is_found = np.zeros(len(self._points), np.bool_)
@@ -179,7 +180,7 @@ class ROISelectEnv(MicroscopeEnv[ROISelectOptions]):
 
     def images(self) -> Sequence[Bytes | None]:
         scale = self.options.full_scale_photons
-        last = self._last and encoded(self._last.photons, scale)
+        last = None if self._last is None else encoded(self._last.photons, scale)
         return [encoded(self._overview.photons, scale), last, self._visited]
 
     def _sted(self, region: Region) -> ScanSettings:

@@ -137,7 +137,8 @@ class ScanEnv(MicroscopeEnv[ScanOptions]):
     def images(self) -> Sequence[Bytes | None]:
         sted, after = self._last or (None, None)
         scale = self.options.full_scale_photons
-        return [frame and encoded(frame.photons, scale) for frame in (self._now, sted, after)]
+        frames = (self._now, sted, after)
+        return [None if frame is None else encoded(frame.photons, scale) for frame in frames]
 
     def _look_at(self, confocal: Frame) -> None:
         """Take the first image of a field as the one to compare with."""
