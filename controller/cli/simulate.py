@@ -26,7 +26,7 @@ _PROBLEMS_TOLD = 10
 def simulate(  # noqa: PLR0913, PLR0917  # one parameter for each option of the command
     output: Annotated[Path, typer.Argument(help="Folder of the data set; one that is there is continued.")],
     config: Annotated[Path | None, typer.Option(help="TOML file with the keys of docs/datasets.md.")] = None,
-    microscope: Annotated[str | None, typer.Option(help="Which simulated microscope.")] = None,
+    microscope: Annotated[str | None, typer.Option(help="'sted' or 'two_photon'.  [default: sted]")] = None,
     images: Annotated[int | None, typer.Option(min=1, help="Number of items.  [default: 100]")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all chance.  [default: 0]")] = None,
     specimen: Annotated[list[str] | None, typer.Option(help="Kind of sample; several take turns.")] = None,
@@ -35,6 +35,7 @@ def simulate(  # noqa: PLR0913, PLR0917  # one parameter for each option of the 
     excitation: Annotated[float | None, typer.Option(help="Excitation power in watts.")] = None,
     sted: Annotated[float | None, typer.Option(help="STED power in watts; 0: confocal images.")] = None,
     dwell: Annotated[float | None, typer.Option(help="Dwell time on a pixel in seconds.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a two-photon movie.")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes at once.  [default: one for each core]")
     ] = None,
@@ -57,6 +58,7 @@ def simulate(  # noqa: PLR0913, PLR0917  # one parameter for each option of the 
         "options.excitation_w": excitation,
         "options.sted_w": sted,
         "options.dwell_s": dwell,
+        "options.frames": frames,
     }
     with errors_told(as_json):
         from controller.recording.dataset import open_dataset

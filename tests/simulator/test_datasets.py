@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from controller.cli import app
 from controller.recording.dataset import Manifest, item_problem, split_of
 from simulator.datasets import STEDDataset
+from simulator.two_photon.datasets import TwoPhotonDataset
 
 Options = STEDDataset.Options
 SMALL = Options(specimens=("synapses", "beads"), size_px=24)
@@ -300,6 +301,49 @@ def test_images_of_shared_maps_stay_together_and_under_their_licence() -> None:
     items = [maker.item(index) for index in range(4)]
     assert [item.group for item in items] == ["psd95", "000001", "psd95", "000003"]
     assert [item.licence for item in items] == ["MIT", "CC0-1.0"] * 2
+
+
+MOVIES = TwoPhotonDataset.Options(frames=8, size_px=32, pixel_size_m=2e-6)
+
+
+def test_movies_come_with_what_the_neurons_did(tmp_path: Path) -> None:
+    words = ("--microscope", "two_photon", "--frames", "8", "--size", "32", "--pixel-size", "2e-6")
+    assert simulate(tmp_path / "set", "--images", "1", "--seed", "2", *words)["items"] == 1
+    folder, item = tmp_path / "set/items/000000", TwoPhotonDataset(MOVIES, seed=2).item(0)
+    assert np.array_equal(stored(folder, "frames"), item.images["frames"])
+    assert np.array_equal(stored(folder, "expected"), item.images["expected"])
+    assert item.images["expected"].shape == (8, 32, 32)
+    for group in (".", "frames", "expected", "frames/labels", "frames/labels/neurons"):
+        yaozarrs.validate_zarr_store(str(folder / "images.ome.zarr" / group))
+    document = json.loads((folder / "item.json").read_text())
+    grey = item.images["expected"].mean() * document["grey_per_photon"] + document["offset_grey"]
+    assert item.images["frames"].mean() == pytest.approx(grey, rel=0.05)
+    ome = json.loads((folder / "images.ome.zarr/frames/zarr.json").read_text())["attributes"]["ome"]
+    scale = ome["multiscales"][0]["datasets"][0]["coordinateTransformations"][0]["scale"]
+    assert scale == pytest.approx([document["frame_s"], 2.0, 2.0])
+    numbers = np.unique(item.labels["neurons"])[1:]
+    assert len(numbers) > 0
+    assert list(item.tables["traces"]) == ["time_s", *(f"neuron_{number}" for number in numbers)]
+    assert set(item.tables["spikes"]["neuron"]) <= set(numbers)
+    times_s = item.tables["traces"]["time_s"]
+    assert np.diff(times_s) == pytest.approx(document["frame_s"])
+    assert 0 < times_s[0] < document["frame_s"]
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--specimen", "beads"), "options.specimens: there is no such key"),
+        (("--sted", "0.1"), "options.sted_w: there is no such key"),
+        (("--pixel-size", "3e-7"), "not a multiple"),
+        (("--dwell", "1e-9"), "too short"),
+        (("--size", "2048", "--frames", "100"), "pixels in a movie"),
+        (("--size", "2048", "--frames", "1"), "lower"),
+    ],
+)
+def test_movies_that_cannot_be_are_refused(tmp_path: Path, words: tuple[str, ...], problem: str) -> None:
+    told = simulate(tmp_path / "set", "--microscope", "two_photon", *words, code=2)
+    assert problem in "\n".join(told["problems"])
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
