@@ -186,7 +186,7 @@ def load_dataset(path: Path | None, overrides: dict[str, Any]) -> tuple[DatasetC
         Holding every problem found, a line each.
     """
     text, data = ("", {}) if path is None else _read_toml(path)
-    file = path or Path("options")
+    file = path or Path("command line")
     config = _validate(DatasetConfig, file, text, _with(data, overrides)).config
     maker = find_dataset_maker(config.microscope)
     try:

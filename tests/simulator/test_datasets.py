@@ -370,3 +370,10 @@ def test_a_ray_cluster_makes_the_same_files_and_ends_at_ctrl_c(tmp_path: Path) -
     simulate(tmp_path / "here", "--images", "4", "--size", "16")
     assert checksums(tmp_path / "ray") == checksums(tmp_path / "here")
     check_that_ctrl_c_ends_it(tmp_path, "--ray", "local", "--workers", "1")
+
+
+def test_the_page_explains_every_option() -> None:
+    text = (Path(__file__).parents[2] / "docs/datasets.md").read_text()
+    for options in (STEDDataset.Options, TwoPhotonDataset.Options):
+        for name in options.model_fields:
+            assert f"`{name}`" in text, name
