@@ -91,6 +91,7 @@ class Scanner:
         self._knobs = knobs_of(start) if start is not None else dark_knobs(limits, modalities)
         self.devices = make_devices(limits, modalities)
         self._exposing = 0
+        self._is_put_out = False
         #: Set while a sequence runs: untagged images do not tell their shape, so that it must not change.
         self.is_streaming = threading.Event()
 
@@ -237,6 +238,7 @@ class Scanner:
         knobs = self._knobs
         with self._lock:
             self._exposing += 1
+            self._is_put_out = False
         try:
             return self._picture(self._acquire(self.scan(knobs)), knobs)
         finally:
@@ -246,13 +248,14 @@ class Scanner:
     @property
     def is_shutter_open(self) -> bool:
         """Tell whether the shutter is open, or a scan has its light on."""
-        return self._knobs.is_shutter_open or self._exposing > 0
+        return self._knobs.is_shutter_open or (self._exposing > 0 and not self._is_put_out)
 
     def shut(self) -> None:
         """Close the shutter; a scan that runs for somebody else ends in the dark."""
         self.change(lambda knobs: knobs.replace(is_shutter_open=False))
         if self._exposing:
             self.go_dark()
+            self._is_put_out = True  # confirmed by the guard, though the scan may still be coming back
 
     def go_dark(self) -> None:
         """Put the lights out, which ends a running scan; from any thread."""
