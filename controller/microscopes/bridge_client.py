@@ -125,8 +125,14 @@ class _Connection(pyjavaz.Bridge):  # type: ignore[misc]
     def close(self) -> None:
         """Let go of the core and the sockets."""
         with suppress(DeviceError):
-            release(self.core)
+            _release(self.core)
         self.core, self.is_lost = None, True
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        # The context does not know its sockets any more when both are collected together, and would wait
+        # for ever for one that it did not close.
+        self._wire._socket.close(linger=0)
         self._context.destroy(linger=0)
 
     def _deserialize_object(self, serialized_object: dict[str, Any]) -> Callable[..., Any]:
@@ -136,7 +142,8 @@ class _Connection(pyjavaz.Bridge):  # type: ignore[misc]
         def make(serialized_object: dict[str, Any], bridge: _Connection) -> Any:
             shadow = kind.__new__(kind)
             shadow._hash_code, shadow._creation_port = serialized_object["hash-code"], bridge.port
-            shadow._bridge, shadow._closed, shadow._close_lock = bridge, False, threading.Lock()
+            # As if it were closed already, or pyjavaz would call the server when this is collected as garbage.
+            shadow._bridge, shadow._closed, shadow._close_lock = bridge, True, threading.Lock()
             return shadow
 
         return make
@@ -146,7 +153,7 @@ class _Connection(pyjavaz.Bridge):  # type: ignore[misc]
 
     def __del__(self) -> None:
         if hasattr(self, "_wire"):
-            self.close()
+            self._hang_up()  # and no word to the server: whoever collects this must not wait for an answer
 
     def _greet(self) -> None:
         try:
@@ -304,9 +311,10 @@ def device_interface(told: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def release(remote: Any) -> None:
-    """Let the server forget an object; do not try it again if that fails, as pyjavaz would at exit."""
-    if remote is not None and not remote._closed:
+def _release(remote: Any) -> None:
+    """Let the server forget an object."""
+    if remote is not None:
+        remote._closed = False
         try:
             remote._close()
         finally:
@@ -328,7 +336,7 @@ def _plain(value: Any) -> Any:
             case unknown:
                 raise DeviceError(f"Micro-Manager answers with a {unknown}, which is not understood here")
     finally:
-        release(value)
+        _release(value)
 
 
 def _image(pixels: Any, tags: dict[str, Any]) -> NDArray[Any]:

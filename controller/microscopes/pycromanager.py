@@ -39,7 +39,7 @@ try:
 except ImportError as error:
     raise ImportError(f"{error}; it comes with: pip install 'stedfast[pycromanager]'") from error
 
-from controller.microscopes.bridge_client import RemoteCore, device_interface
+from controller.microscopes.bridge_client import ConnectionLostError, RemoteCore, device_interface
 
 if TYPE_CHECKING:
     from pymmcore import CMMCore
@@ -189,6 +189,15 @@ class PortMicroscope(MMCoreMicroscope):
         self._remote.refuse_if_lost()
         self._remote.exposure_s = settings.duration_s
         return super().acquire(settings)
+
+    def _expose(self) -> None:
+        try:
+            super()._expose()
+        except ConnectionLostError:
+            raise
+        except DeviceError:
+            self._raise_if_stopped()  # a server may end a scan whose shutter is closed
+            raise
 
     def stop(self) -> None:
         """Close the shutter and put every light to its safe value; callable from any thread.

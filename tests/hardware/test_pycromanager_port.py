@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import socket
@@ -425,6 +426,16 @@ def test_another_device_interface_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(RemoteCore, "getAPIVersionInfo", lambda self: told, raising=False)
     with server() as running, pytest.raises(ConfigurationError, match="device_interface: 75 is asked"):
         connected(running.port)
+
+
+def test_a_connection_that_is_collected_as_garbage_is_dropped_at_once() -> None:
+    """Without a word to the server, who may hang, and without waiting for the sockets in the same garbage."""
+    with server() as running:
+        connected(running.port)
+        running.send(signal.SIGSTOP)
+        began_s = time.monotonic()
+        gc.collect()
+        assert time.monotonic() - began_s < PATIENCE_S
 
 
 def test_upstream_a_socket_waits_for_ever() -> None:
