@@ -142,7 +142,7 @@ class _Connection(pyjavaz.Bridge):  # type: ignore[misc]
         def make(serialized_object: dict[str, Any], bridge: _Connection) -> Any:
             shadow = kind.__new__(kind)
             shadow._hash_code, shadow._creation_port = serialized_object["hash-code"], bridge.port
-            # As if it were closed already, or pyjavaz would call the server when this is collected as garbage.
+            # As if closed already, or pyjavaz would call the server when this is collected as garbage.
             shadow._bridge, shadow._closed, shadow._close_lock = bridge, True, threading.Lock()
             return shadow
 
