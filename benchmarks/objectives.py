@@ -17,10 +17,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from simulator import objectives as measures
-from simulator.detector import Detector
-from simulator.scanning import Exposure, Seeds
 from simulator.specimens import MAP_PIXEL_SIZE_M, Specimen, SpecimenName, make_specimen
-from simulator.sted import STEDEngine
+from simulator.sted.detector import Detector
+from simulator.sted.engine import STEDEngine
+from simulator.sted.scanning import Exposure, Seeds
 
 Image = NDArray[Any]
 SAMPLES: tuple[SpecimenName, ...] = ("synapses", "filaments", "microtubules", "vesicles", "beads")

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from simulator.detector import Detector
-from simulator.scanning import Exposure, Seeds
 from simulator.specimens import GENERATED, Specimen, SpecimenName, SpecimenOptions, make_specimen
-from simulator.sted import STEDEngine
+from simulator.sted.detector import Detector
+from simulator.sted.engine import STEDEngine
+from simulator.sted.scanning import Exposure, Seeds
 
 #: Side of each picture in pixels, and of what it shows in map pixels of 20 nm.
 SIDE = 224

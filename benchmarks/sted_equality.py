@@ -1,7 +1,7 @@
 """Whether the STED engine has the law of pySTED: many seeds of both, and the law in closed form.
 
 ``python benchmarks/sted_equality.py [--seeds N] [--ours N]`` prints two tables (about ten minutes at
-200 seeds). The first holds the probabilities of :class:`simulator.equality.Equality`: under the same
+200 seeds). The first holds the probabilities of :class:`simulator.sted.equality.Equality`: under the same
 law each is uniform between 0 and 1. The second compares both engines with the closed form: by how many
 standard errors the mean number of survivors is off (z), and the root mean square of the same for the
 photons of each pixel and the survivors of each map pixel, which is 1 under that law.
@@ -14,12 +14,12 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from simulator.equality import compare
-from simulator.oracle import Law, law_of_scan
-from simulator.pysted_reference import PystedEngine
-from simulator.scanning import AdaptiveExposure, Exposure, Molecules, PixelExposure, Scanned, Seeds, Step
 from simulator.specimens import SpecimenName, make_specimen
-from simulator.sted import STEDEngine
+from simulator.sted.engine import STEDEngine
+from simulator.sted.equality import compare
+from simulator.sted.oracle import Law, law_of_scan
+from simulator.sted.pysted_reference import PystedEngine
+from simulator.sted.scanning import AdaptiveExposure, Exposure, Molecules, PixelExposure, Scanned, Seeds, Step
 
 AnyExposure = Exposure | PixelExposure | AdaptiveExposure
 

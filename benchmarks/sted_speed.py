@@ -16,11 +16,11 @@ from statistics import median
 
 import numpy as np
 
-from simulator import pysted_reference
-from simulator.pysted_reference import PystedEngine
-from simulator.scanning import AdaptiveExposure, Exposure, Molecules, PixelExposure, Scanned, Seeds, Step
 from simulator.specimens import SpecimenName, make_specimen
-from simulator.sted import STEDEngine
+from simulator.sted import pysted_reference
+from simulator.sted.engine import STEDEngine
+from simulator.sted.pysted_reference import PystedEngine
+from simulator.sted.scanning import AdaptiveExposure, Exposure, Molecules, PixelExposure, Scanned, Seeds, Step
 
 STED = Exposure(1, 10e-6, 10e-6, 150e-3)
 DYMIN = AdaptiveExposure(

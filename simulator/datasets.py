@@ -16,10 +16,6 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from controller.core.dataset import DatasetItem
 from controller.core.settings import MAX_PIXELS, NonNegative, Positive, Region, ScanSettings, Settings
-from simulator.detector import Detector
-from simulator.optics import Optics
-from simulator.photophysics import RED
-from simulator.scanning import Exposure, FloatImage, Seeds
 from simulator.specimens import (
     MAP_PIXEL_SIZE_M,
     SHIPPED,
@@ -28,7 +24,11 @@ from simulator.specimens import (
     SpecimenOptions,
     make_specimen,
 )
-from simulator.sted import STEDEngine
+from simulator.sted.detector import Detector
+from simulator.sted.engine import STEDEngine
+from simulator.sted.optics import Optics
+from simulator.sted.photophysics import RED
+from simulator.sted.scanning import Exposure, FloatImage, Seeds
 
 #: Map pixels beyond the image in which there is a sample, too; more than the light of any scan reaches.
 _SURROUNDINGS_PX = 64

@@ -155,7 +155,7 @@ def test_the_hardware_readme_explains_every_key() -> None:
     from controller.core.limits import SafetyLimits, SafeValues
     from controller.microscopes.device_mapping import DeviceMapping, MappedSetting
     from controller.microscopes.replay import MovieMicroscope
-    from simulator.microscope import SimulatedMicroscope
+    from simulator.sted.microscope import SimulatedMicroscope
 
     text = (ROOT / "hardware_configs/README.md").read_text()
     for model in (

@@ -16,14 +16,14 @@ from controller.core.errors import ConfigurationError
 from controller.core.guard import GuardedMicroscope
 from controller.core.limits import SafetyLimits
 from controller.core.settings import NonNegative, Positive, Region, Settings
-from simulator.detector import Detector
 from simulator.environments.mosaic import Field as SampleField
 from simulator.environments.mosaic import mosaic
-from simulator.microscope import SimulatedMicroscope
-from simulator.optics import Optics
-from simulator.photophysics import RED
 from simulator.specimens import MAP_PIXEL_SIZE_M, Specimen, SpecimenName, TruthPoints, make_specimen
-from simulator.sted import STEDEngine
+from simulator.sted.detector import Detector
+from simulator.sted.engine import STEDEngine
+from simulator.sted.microscope import SimulatedMicroscope
+from simulator.sted.optics import Optics
+from simulator.sted.photophysics import RED
 
 Range = tuple[Positive, Positive]
 
@@ -57,7 +57,7 @@ class SampleDistribution(Settings):
     maps: Literal["train", "held_out"] = "train"
     """Which set of maps the fields are cut from; nothing of one set is in the other."""
     bleaching: Range = (0.3, 3.0)
-    """Bleaching rate of the dye, relative to ``simulator.photophysics.RED``."""
+    """Bleaching rate of the dye, relative to ``simulator.sted.photophysics.RED``."""
     brightness: Range = (0.3, 1.2)
     """Quantum yield of the dye, relative to ``RED``; at most 1.5."""
     background_hz: Range = (1000.0, 4000.0)

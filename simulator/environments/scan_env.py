@@ -14,7 +14,7 @@ from controller.core.errors import ConfigurationError, DoseBudgetError, LimitExc
 from controller.core.frame import Frame
 from controller.core.settings import Modality, Positive, ScanSettings
 from controller.core.spaces import Parameter
-from simulator import rewards
+from simulator.environments import rewards
 from simulator.environments.microscope_env import Action, EnvOptions, Info, MicroscopeEnv, Observation
 from simulator.environments.parameters import SCAN_PARAMETERS, ActionMap
 from simulator.environments.pictures import Bytes, encoded

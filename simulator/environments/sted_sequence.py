@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from simulator import rewards
+from simulator.environments import rewards
 from simulator.environments.microscope_env import EnvOptions
 from simulator.environments.scan_env import ScanEnv, ScanOptions
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.settings import NonNegative, Settings
+from simulator.stage import Place
 from simulator.two_photon.bleaching import TILE_M, Bleaching, BleachingOptions
 from simulator.two_photon.calcium import Activity, ActivityOptions
 from simulator.two_photon.focal_plane import MAP_PIXEL_M, MARGIN_M, FocalPlane, PlaneMaker, map_pixels
@@ -45,15 +46,6 @@ class BrainOptions(Settings):
     activity: ActivityOptions = ActivityOptions()
     bleaching: BleachingOptions = BleachingOptions()
     motion_m: NonNegative = 0.7e-6
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a scan lies on the map: first map pixel, image pixels, map pixels to an image pixel."""
-
-    first_yx: tuple[int, int]
-    shape_yx: tuple[int, int]
-    stride_px: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,21 +14,19 @@ So a frame is the same whatever was scanned in between, but for what light has b
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from enum import IntEnum
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.clock import SimulatedClock
-from controller.core.errors import AcquisitionStoppedError, ConfigurationError, DeviceError
+from controller.core.errors import ConfigurationError
 from controller.core.frame import Frame
 from controller.core.limits import SafeValues
 from controller.core.protocols import Capabilities, Clock, Resources
-from controller.core.settings import Region, ScanSettings
+from controller.core.settings import ScanSettings
+from simulator.scan_control import STOP_LATENCY_S, ScanControl
 from simulator.two_photon.analog_detector import detect
 from simulator.two_photon.brain import Brain
 from simulator.two_photon.focal_plane import MAP_PIXEL_M
@@ -36,8 +34,7 @@ from simulator.two_photon.laser_scanner import Timing, timing
 from simulator.two_photon.optics import HEATING_C_PER_W
 from simulator.two_photon.setup import MODALITIES, Plan, Planner, TwoPhotonOptions
 
-#: How long it may take until a stop from another thread ends a wait; a scan waits in parts of its lines.
-_STOP_LATENCY_S = 0.05
+# A scan waits in parts of its lines: that is how exactly a stopped one knows how far it came.
 _PARTS = 16
 
 
@@ -76,14 +73,10 @@ class TwoPhotonMicroscope:
         self._brain = Brain(
             options.brain, options.optics, options.sample_size_yx_m, [seed, int(_Purpose.SAMPLE)]
         )
-        self._stage_yx_m = (0.0, 0.0)
+        self._stage = self._planner.stage
+        self._control = ScanControl(clock)
         self._focus_m = options.focus_m
         self._next_index = 0
-        self._stop_requested = threading.Event()
-        self._one_at_a_time = threading.Lock()
-        self._light = threading.Lock()
-        self._is_lit = False
-        self._is_closed = False
 
     @classmethod
     def from_options(cls, options: TwoPhotonOptions, resources: Resources) -> Self:
@@ -154,8 +147,8 @@ class TwoPhotonMicroscope:
         DeviceError
             If the modality is not one of this microscope's, it is closed or already scanning.
         """
-        with self._scanning():
-            frame = self._scan(settings, self._wait_until, sees=True)
+        with self._control.scanning():
+            frame = self._scan(settings, self._control.wait_until, sees=True)
         assert frame is not None  # noqa: S101  # whoever sees gets a frame
         return frame
 
@@ -167,9 +160,9 @@ class TwoPhotonMicroscope:
         InvalidRequestError, AcquisitionStoppedError, DeviceError
             As :meth:`acquire`. A stop between two frames ends the movie, too.
         """
-        with self._scanning():
+        with self._control.scanning():
             for _ in range(frames):
-                frame = self._scan(settings, self._wait_until, sees=True)
+                frame = self._scan(settings, self._control.wait_until, sees=True)
                 assert frame is not None  # noqa: S101  # whoever sees gets a frame
                 yield frame
 
@@ -184,24 +177,20 @@ class TwoPhotonMicroscope:
         InvalidRequestError, DeviceError
             As :meth:`acquire`.
         """
-        with self._scanning():
-            is_free = isinstance(self._clock, SimulatedClock)
-            self._scan(settings, self._wait_until if is_free else lambda *_: True, sees=False)
+        with self._control.scanning():
+            self._scan(settings, self._control.wait_in_hindsight, sees=False)
 
     def stop(self) -> None:
         """Put the light out, from any thread; a running acquisition raises."""
-        self._stop_requested.set()
-        with self._light:
-            self._is_lit = False
+        self._control.stop()
 
     def is_dark(self) -> bool:
         """Tell whether the light is off."""
-        return not self._is_lit
+        return not self._control.is_lit
 
     def close(self) -> None:
         """Stop and take no more requests."""
-        self._is_closed = True
-        self.stop()
+        self._control.close()
 
     def timing(self, settings: ScanSettings) -> Timing:
         """Return how long the lines and frames of a scan take."""
@@ -226,20 +215,6 @@ class TwoPhotonMicroscope:
         mean_w = settings.energy_j / self.timing(settings).frame_s
         return HEATING_C_PER_W * mean_w
 
-    @contextmanager
-    def _scanning(self) -> Iterator[None]:
-        """Hold the sample for one scan or movie. A stop that came before it belongs to an earlier one."""
-        if not self._one_at_a_time.acquire(blocking=False):
-            raise DeviceError("the simulated microscope is already scanning: wait for the frame or stop it")
-        try:
-            self._stop_requested.clear()
-            if self._is_closed:
-                raise DeviceError("the simulated microscope is closed: make a new one")
-            yield
-        finally:
-            self._is_lit = False
-            self._one_at_a_time.release()
-
     def _scan(
         self, settings: ScanSettings, wait_until: Callable[[float, float], bool], *, sees: bool
     ) -> Frame | None:
@@ -247,42 +222,26 @@ class TwoPhotonMicroscope:
         plan = self._planner.plan(settings, self._focus_m)
         # Each scan has its own number and so its own chance, also one that is stopped.
         index, self._next_index = self._next_index, self._next_index + 1
-        move_s = self._move(settings.region, plan.depth_m)
+        focus_way_m, self._focus_m = abs(plan.depth_m - self._focus_m), plan.depth_m
+        move_s = self._stage.move(settings.region, focus_way_m)
         if move_s > 0:
-            wait_until(self._clock.now_s() + move_s, _STOP_LATENCY_S)
+            wait_until(self._clock.now_s() + move_s, STOP_LATENCY_S)
         started_s = self._clock.now_s()
         scan_s = plan.timing.lines * plan.timing.line_s
         lines_lit = 0
         try:
-            self._switch_on()
-            image = self._image(settings, plan, started_s, index) if sees else None
-            is_whole = wait_until(started_s + scan_s, scan_s / _PARTS)
-            elapsed_s = self._clock.now_s() - started_s
-            lines_lit = plan.timing.lines if is_whole else plan.timing.lines_done(elapsed_s)
+            with self._control.light():
+                image = self._image(settings, plan, started_s, index) if sees else None
+                is_whole = wait_until(started_s + scan_s, scan_s / _PARTS)
+                elapsed_s = self._clock.now_s() - started_s
+                lines_lit = plan.timing.lines if is_whole else plan.timing.lines_done(elapsed_s)
         finally:
-            self._is_lit = False
             self._bleach(settings, plan, lines_lit, started_s)
-        if self._stop_requested.is_set():
-            raise AcquisitionStoppedError(f"acquisition {index} was stopped before its frame was complete")
-        wait_until(started_s + plan.timing.frame_s, _STOP_LATENCY_S)
+        self._control.raise_if_stopped(f"acquisition {index} was stopped before its frame was complete")
+        wait_until(started_s + plan.timing.frame_s, STOP_LATENCY_S)
         if image is None:
             return None
-        region = self._planner.region(plan, plan.timing.lines)
-        return Frame(image, _as_scanned(settings, region), index, started_s)
-
-    def _switch_on(self) -> None:
-        # Together with the lock in stop(): a stop between the check and the light would be lost.
-        with self._light:
-            if self._stop_requested.is_set():
-                raise AcquisitionStoppedError("the acquisition was stopped before the light")
-            self._is_lit = True
-
-    def _wait_until(self, due_s: float, at_once_s: float) -> bool:
-        """Let time pass until ``due_s`` or a stop, ``at_once_s`` at once; tell whether to go on."""
-        longest_s = min(at_once_s, _STOP_LATENCY_S)
-        while not self._stop_requested.is_set() and (left_s := due_s - self._clock.now_s()) > 0:
-            self._clock.sleep(min(left_s, longest_s))
-        return not self._stop_requested.is_set()
+        return Frame(image, self._stage.as_scanned(settings, plan.place), index, started_s)
 
     def _image(self, settings: ScanSettings, plan: Plan, started_s: float, index: int) -> NDArray[Any]:
         """Return what the detector writes."""
@@ -314,32 +273,7 @@ class TwoPhotonMicroscope:
         return photons
 
     def _bleach(self, settings: ScanSettings, plan: Plan, lines: int, now_s: float) -> None:
-        region = self._planner.region(plan, lines)
+        region = self._stage.region(plan.place, lines)
         if region is not None:
             time_s_per_m2 = settings.pixel_time_s / settings.pixel_size_m**2
             self._brain.bleaching.expose(region, plan.depth_m, settings.excitation_w, time_s_per_m2, now_s)
-
-    def _move(self, region: Region, depth_m: float) -> float:
-        """Bring a region into the field of view and focus; return how long it takes, 0 if nothing moves."""
-        field_m, options = self._options.field_size_m, self._options
-        ways_m = [abs(depth_m - self._focus_m)]
-        self._focus_m = depth_m
-        if not Region(center_yx_m=self._stage_yx_m, size_yx_m=(field_m, field_m)).contains(region):
-            target = [
-                float(np.clip(centre_m, -(size_m - field_m) / 2, (size_m - field_m) / 2))
-                for centre_m, size_m in zip(region.center_yx_m, options.sample_size_yx_m, strict=True)
-            ]
-            ways_m += [abs(there - here) for there, here in zip(target, self._stage_yx_m, strict=True)]
-            self._stage_yx_m = (target[0], target[1])
-        if max(ways_m) == 0:
-            return 0.0
-        return max(ways_m) / options.stage_speed_m_per_s + options.stage_settle_s
-
-
-def _as_scanned(settings: ScanSettings, scanned: Region | None) -> ScanSettings:
-    """Return the settings as they are, with the region replaced if it was not the one scanned."""
-    if scanned is None:
-        return settings
-    asked = settings.region.bounds_yx_m
-    off_m = max(abs(a - b) for a, b in zip(asked, scanned.bounds_yx_m, strict=True))
-    return settings if off_m <= MAP_PIXEL_M / 2 + 1e-12 else settings.replace(region=scanned)

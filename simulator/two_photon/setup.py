@@ -13,12 +13,12 @@ from controller.core.settings import (
     Modality,
     NonNegative,
     Positive,
-    Region,
     ScanSettings,
     Settings,
 )
+from simulator.stage import Place, Stage
 from simulator.two_photon.analog_detector import DetectorOptions, slowest_bandwidth_hz
-from simulator.two_photon.brain import BrainOptions, Place
+from simulator.two_photon.brain import BrainOptions
 from simulator.two_photon.focal_plane import MAP_PIXEL_M, MARGIN_M
 from simulator.two_photon.laser_scanner import ScannerOptions, Timing, timing
 from simulator.two_photon.optics import TwoPhotonOptics
@@ -102,11 +102,15 @@ class Planner:
 
     def __init__(self, options: TwoPhotonOptions) -> None:
         self._options = options
-        self._size_px = [round(size / MAP_PIXEL_M) for size in options.sample_size_yx_m]
-        self._margin_px = round(MARGIN_M / MAP_PIXEL_M)
-        self.sample = Region(center_yx_m=(0.0, 0.0), size_yx_m=options.sample_size_yx_m)
-        # Where (0, 0) lies on the map.
-        self.zero_px = tuple(self._margin_px + size / 2 for size in self._size_px)
+        rows, columns = (round(size / MAP_PIXEL_M) for size in options.sample_size_yx_m)
+        self.stage = Stage(
+            (rows, columns),
+            MAP_PIXEL_M,
+            options.field_size_m,
+            speed_m_per_s=options.stage_speed_m_per_s,
+            settle_s=options.stage_settle_s,
+            margin_px=round(MARGIN_M / MAP_PIXEL_M),
+        )
 
     def plan(self, settings: ScanSettings, focus_m: float) -> Plan:
         """Plan a scan, with the focus at ``focus_m`` if it names none.
@@ -143,39 +147,4 @@ class Planner:
                 f"{options.detector.bandwidth_hz:g} Hz, which would smear each pixel over many; allowed is "
                 f"{slowest_hz:.3g} Hz or more (detector.bandwidth_hz of the microscope)"
             )
-        return Plan(self._place(settings), depth_m, timing(settings, options.scanner))
-
-    def region(self, plan: Plan, lines: int) -> Region | None:
-        """Return what the first ``lines`` lines of a scan cover, in metres; ``None`` if there is none."""
-        if lines == 0:
-            return None
-        (y, x), step_m = plan.place.first_yx, plan.place.stride_px * MAP_PIXEL_M
-        size = lines * step_m, plan.place.shape_yx[1] * step_m
-        y_m, x_m = ((at - zero) * MAP_PIXEL_M for at, zero in zip((y, x), self.zero_px, strict=True))
-        return Region(center_yx_m=(y_m + size[0] / 2, x_m + size[1] / 2), size_yx_m=size)
-
-    def _place(self, settings: ScanSettings) -> Place:
-        stride = round(settings.pixel_size_m / MAP_PIXEL_M)
-        if stride < 1 or abs(settings.pixel_size_m / (stride * MAP_PIXEL_M) - 1) > 1e-6:
-            raise InvalidRequestError(
-                f"pixel_size_m={settings.pixel_size_m:g} is not a multiple of the sample map's pixel; "
-                f"allowed are {MAP_PIXEL_M:g}, {2 * MAP_PIXEL_M:g}, … m"
-            )
-        region, field_m = settings.region, self._options.field_size_m
-        if not max(region.size_yx_m) <= field_m + 1e-12:
-            raise InvalidRequestError(
-                f"a region of {region.size_yx_m} m does not fit into the field of view of {field_m:g} m "
-                f"(field_size_m of the microscope)"
-            )
-        if not self.sample.contains(region):
-            y0, x0, y1, x1 = self.sample.bounds_yx_m
-            raise InvalidRequestError(
-                f"region centre {region.center_yx_m} m, size {region.size_yx_m} m is not inside the sample: "
-                f"y {y0:g}..{y1:g} m, x {x0:g}..{x1:g} m (fields_yx of the microscope)"
-            )
-        first = []
-        for centre_m, pixels, size in zip(region.center_yx_m, settings.shape_yx, self._size_px, strict=True):
-            start = round(centre_m / MAP_PIXEL_M + size / 2 - pixels * stride / 2)
-            # A region that is not a whole number of pixels may be scanned up to half of one beyond it.
-            first.append(self._margin_px + min(max(start, 0), max(0, size - pixels * stride)))
-        return Place((first[0], first[1]), settings.shape_yx, stride)
+        return Plan(self.stage.place(settings), depth_m, timing(settings, options.scanner))

@@ -21,7 +21,7 @@ from controller.testing import (
     SegmenterContract,
     resources,
 )
-from simulator.microscope import SimulatedMicroscope
+from simulator.sted.microscope import SimulatedMicroscope
 
 
 def make(role: Role, name: str, seed: int = 0) -> object:

@@ -318,7 +318,7 @@ def test_an_acquisition_is_saved_as_ndtiff(tmp_path: Path) -> None:
 
 def test_the_same_seed_gives_the_same_image_in_process_and_through_the_server() -> None:
     pytest.importorskip("pysted")
-    from simulator.microscope import SimulatedMicroscope
+    from simulator.sted.microscope import SimulatedMicroscope
 
     options = SimulatedMicroscope.Options(specimen="beads", fields_yx=(1, 1), field_size_m=1.28e-6)
 

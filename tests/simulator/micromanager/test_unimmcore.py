@@ -161,7 +161,7 @@ def test_the_same_seed_gives_the_same_image_in_process_and_as_devices(
 ) -> None:
     """As the test of the server does with its unmodified client, so that all three agree."""
     pytest.importorskip("pysted")
-    from simulator.microscope import SimulatedMicroscope
+    from simulator.sted.microscope import SimulatedMicroscope
 
     options = SimulatedMicroscope.Options(specimen="beads", fields_yx=(1, 1), field_size_m=1.28e-6)
 

@@ -31,9 +31,9 @@ from controller.core.limits import SafeValues
 from controller.core.protocols import Microscope, Plugin, RemembersLight
 from controller.core.settings import Region, ScanSettings
 from controller.testing import LIMITS, MicroscopeContract, resources
-from simulator import pysted_reference
-from simulator.microscope import SimulatedMicroscope
-from simulator.scanning import Exposure, Scanned, Seeds
+from simulator.sted import pysted_reference
+from simulator.sted.microscope import SimulatedMicroscope
+from simulator.sted.scanning import Exposure, Scanned, Seeds
 
 Options = SimulatedMicroscope.Options
 SMALL = Options(specimen="beads", fields_yx=(2, 2), field_size_m=2.56e-6)
@@ -124,7 +124,7 @@ def test_it_needs_no_pysted() -> None:
         "sys.modules['pysted'] = None\n"  # importing it fails
         "from controller.core.clock import SimulatedClock\n"
         "from controller.core.settings import Region, ScanSettings\n"
-        "from simulator.microscope import SimulatedMicroscope\n"
+        "from simulator.sted.microscope import SimulatedMicroscope\n"
         "options = SimulatedMicroscope.Options(specimen='beads', fields_yx=(1, 1), field_size_m=2e-6)\n"
         "microscope = SimulatedMicroscope(options, clock=SimulatedClock(), seed=1)\n"
         "region = Region(center_yx_m=(0.0, 0.0), size_yx_m=(1e-6, 1e-6))\n"
@@ -425,7 +425,7 @@ def test_frames_are_the_same_in_another_process_whose_folder_stays_empty(tmp_pat
 import hashlib, sys
 from controller.core.clock import SimulatedClock
 from controller.core.settings import ScanSettings
-from simulator.microscope import SimulatedMicroscope as S
+from simulator.sted.microscope import SimulatedMicroscope as S
 m = S(S.Options.model_validate_json(sys.argv[1]), clock=SimulatedClock(), seed=1)
 h = hashlib.sha256()
 for text in sys.argv[2:]:
@@ -443,7 +443,7 @@ print(h.hexdigest())
         text=True,
         check=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": "77"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONHASHSEED": "77"},
     )
     assert there.stdout.strip() == here.hexdigest()
     assert list(tmp_path.iterdir()) == []

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simulator.photophysics import Light
-from simulator.scanning import FloatImage, Molecules, image_shape
+from simulator.sted.photophysics import Light
+from simulator.sted.scanning import FloatImage, Molecules, image_shape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,7 +52,7 @@ def law_of_scan(
     lights
         Light and dwell time, of all pixels or of each: ``lights[row][column]``.
     stride_px, passes
-        As in :class:`simulator.scanning.Exposure`; the dwell time is that of all passes.
+        As in :class:`simulator.sted.scanning.Exposure`; the dwell time is that of all passes.
     within_dwell
         Whether a molecule that bleaches shines in the first part of that dwell.
     """

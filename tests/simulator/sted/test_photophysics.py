@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from simulator.optics import Optics, focal_light
-from simulator.photophysics import DYES, GYM_RED, PYSTED, RED, Dye, DyeInFocus, DyeName, Gate, Physics
-from simulator.scanning import FloatImage
+from simulator.sted.optics import Optics, focal_light
+from simulator.sted.photophysics import DYES, GYM_RED, PYSTED, RED, Dye, DyeInFocus, DyeName, Gate, Physics
+from simulator.sted.scanning import FloatImage
 
 PIXEL_M = 20e-9
 
@@ -41,7 +41,7 @@ def test_rates_equal_pysteds(excitation_w: float, sted_w: float, dye: Dye, gate:
     pytest.importorskip("pysted")
     from scipy.constants import c, h
 
-    from simulator.pysted_reference import PystedEngine
+    from simulator.sted.pysted_reference import PystedEngine
 
     focus = in_focus(dye.replace(excitation_bleaching=0.0), gate, PYSTED)
     light = focus.light(excitation_w, sted_w)

@@ -35,7 +35,7 @@ from simulator.env import (  # noqa: E402
 )
 from simulator.environments.samples import simulated_limits  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCANNING = ("Stedfast/STEDTune-v0", "Stedfast/STEDSequence-v0")
 
 
@@ -124,7 +124,7 @@ def test_without_gymnasium_the_simulator_still_imports() -> None:
         "import sys, importlib.util as util\n"
         "find = util.find_spec\n"
         "util.find_spec = lambda name, *more: None if name == 'gymnasium' else find(name, *more)\n"
-        "import simulator, simulator.microscope\n"
+        "import simulator, simulator.sted.microscope\n"
         "sys.exit('gymnasium' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

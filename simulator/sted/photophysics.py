@@ -28,7 +28,7 @@ from pydantic import Field
 from scipy.constants import c, h
 
 from controller.core.settings import NonNegative, Positive, Settings
-from simulator.optics import FocalLight, Kernel, Optics
+from simulator.sted.optics import FocalLight, Kernel, Optics
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

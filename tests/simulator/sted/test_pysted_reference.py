@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from simulator import pysted_reference
-from simulator.detector import Detector
-from simulator.photophysics import RED
-from simulator.pysted_reference import PystedEngine
-from simulator.scanning import AdaptiveExposure, Exposure, PixelExposure, Scanned, Seeds, Step
+from simulator.sted import pysted_reference
+from simulator.sted.detector import Detector
+from simulator.sted.photophysics import RED
+from simulator.sted.pysted_reference import PystedEngine
+from simulator.sted.scanning import AdaptiveExposure, Exposure, PixelExposure, Scanned, Seeds, Step
 
 pytest.importorskip("pysted")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.scanning import Scanned
+from simulator.sted.scanning import Scanned
 
 _BINS = 24
 

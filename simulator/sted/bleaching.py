@@ -20,8 +20,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.raster import Kernel, Numbers, Raster, by_visits
-from simulator.scanning import Molecules
+from simulator.sted.raster import Kernel, Numbers, Raster, by_visits
+from simulator.sted.scanning import Molecules
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +35,7 @@ class Bleached:
     line
         Image line during which it bleaches.
     row_visit, column_visit
-        The line and the column as visits of the map pixel, see :mod:`simulator.raster`.
+        The line and the column as visits of the map pixel, see :mod:`simulator.sted.raster`.
     passes_before
         Passes over the line that were complete by then.
     dwell_before

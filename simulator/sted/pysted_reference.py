@@ -1,4 +1,4 @@
-"""pySTED, the reference that :mod:`simulator.sted` is tested against, behind the same interface.
+"""pySTED, the reference that :mod:`simulator.sted.engine` is tested against, behind the same interface.
 
 This is the only file that imports pysted, and only inside functions: the import takes seconds.
 
@@ -38,10 +38,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.errors import ConfigurationError
-from simulator.detector import Detector
-from simulator.optics import Optics
-from simulator.photophysics import RED, Dye, Gate
-from simulator.scanning import (
+from simulator.specimens import MAP_PIXEL_SIZE_M
+from simulator.sted.detector import Detector
+from simulator.sted.optics import Optics
+from simulator.sted.photophysics import RED, Dye, Gate
+from simulator.sted.scanning import (
     AdaptiveExposure,
     Exposure,
     FloatImage,
@@ -52,7 +53,6 @@ from simulator.scanning import (
     always,
     image_shape,
 )
-from simulator.specimens import MAP_PIXEL_SIZE_M
 
 # pySTED clears a buffer as large as its map at each pixel, and holds the interpreter for a whole
 # call: a band of a few lines keeps both short, and is where a scan can be stopped.
@@ -112,7 +112,7 @@ class PystedEngine:
         seeds: Seeds,
         go_on: Callable[[int], bool] = always,
     ) -> Scanned:
-        """Scan the inside of a map, line by line; see :class:`simulator.scanning.ScanningEngine`."""
+        """Scan the inside of a map, line by line; see :class:`simulator.sted.scanning.ScanningEngine`."""
         lines, columns = image_shape(molecules, exposure.stride_px, self.margin_px)
         if isinstance(exposure, AdaptiveExposure):
             return self._adapt(molecules, exposure, seeds)

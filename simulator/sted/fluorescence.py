@@ -13,9 +13,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.bleaching import Bleached
-from simulator.raster import Kernel, Numbers, Raster, by_visits
-from simulator.scanning import FloatImage, Molecules
+from simulator.sted.bleaching import Bleached
+from simulator.sted.raster import Kernel, Numbers, Raster, by_visits
+from simulator.sted.scanning import FloatImage, Molecules
 
 Levels = NDArray[np.intp]
 
@@ -45,7 +45,7 @@ class Correlator:
     side
         Of the kernels, in map pixels.
     at_visits
-        The kernels, see :func:`simulator.raster.by_visits`.
+        The kernels, see :func:`simulator.sted.raster.by_visits`.
     """
 
     def __init__(self, kernels: Kernel, raster: Raster) -> None:

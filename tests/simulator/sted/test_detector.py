@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from simulator.detector import Detector
+from simulator.sted.detector import Detector
 
 
 def rng(number: int = 0) -> np.random.Generator:

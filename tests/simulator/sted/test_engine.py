@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from simulator.detector import Detector
-from simulator.optics import Optics
-from simulator.oracle import Law, law_of_scan
-from simulator.photophysics import PYSTED, RED, Light, Physics
-from simulator.scanning import (
+from simulator.sted.detector import Detector
+from simulator.sted.engine import STEDEngine
+from simulator.sted.optics import Optics
+from simulator.sted.oracle import Law, law_of_scan
+from simulator.sted.photophysics import PYSTED, RED, Light, Physics
+from simulator.sted.scanning import (
     AdaptiveExposure,
     Exposure,
     FloatImage,
@@ -31,7 +32,6 @@ from simulator.scanning import (
     Step,
     image_shape,
 )
-from simulator.sted import STEDEngine
 
 STED = Exposure(stride_px=1, dwell_s=10e-6, excitation_w=10e-6, sted_w=150e-3)
 CONFOCAL = Exposure(stride_px=1, dwell_s=10e-6, excitation_w=10e-6)

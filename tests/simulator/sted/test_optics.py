@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from simulator.optics import Optics, focal_light, reach_px
+from simulator.sted.optics import Optics, focal_light, reach_px
 
 PIXEL_M = 20e-9
 EMISSION_M = 670e-9
@@ -98,8 +98,8 @@ def test_impossible_pixels_are_refused(pixel_size_m: float) -> None:
 )
 def test_kernels_equal_pysteds(changes: dict[str, Any]) -> None:
     pytest.importorskip("pysted")
-    from simulator.photophysics import RED
-    from simulator.pysted_reference import PystedEngine
+    from simulator.sted.photophysics import RED
+    from simulator.sted.pysted_reference import PystedEngine
 
     optics = Optics(**changes)
     ours = focal_light(optics, RED.emission_m, PIXEL_M)

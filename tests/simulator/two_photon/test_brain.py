@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from controller.core.settings import Region
+from simulator.stage import Place
 from simulator.two_photon.bleaching import Bleaching, BleachingOptions
-from simulator.two_photon.brain import Brain, BrainOptions, Place
+from simulator.two_photon.brain import Brain, BrainOptions
 from simulator.two_photon.calcium import ActivityOptions
 from simulator.two_photon.focal_plane import MAP_PIXEL_M, MARGIN_M
 from simulator.two_photon.laser_scanner import Timing

@@ -12,12 +12,12 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from simulator.detector import Detector
-from simulator.equality import compare
-from simulator.pysted_reference import PystedEngine
-from simulator.scanning import AdaptiveExposure, Exposure, Molecules, PixelExposure, Scanned, Seeds, Step
 from simulator.specimens import make_specimen
-from simulator.sted import STEDEngine
+from simulator.sted.detector import Detector
+from simulator.sted.engine import STEDEngine
+from simulator.sted.equality import compare
+from simulator.sted.pysted_reference import PystedEngine
+from simulator.sted.scanning import AdaptiveExposure, Exposure, Molecules, PixelExposure, Scanned, Seeds, Step
 
 SIDE_PX = 20
 STED = Exposure(1, 25e-6, 20e-6, 0.2)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.bleaching import HazardTables
-from simulator.detector import Detector
-from simulator.fluorescence import Correlator
-from simulator.photophysics import Light, Physics
-from simulator.raster import Raster, by_visits
-from simulator.scanning import AdaptiveExposure, FloatImage, Molecules, Seeds, image_shape
+from simulator.sted.bleaching import HazardTables
+from simulator.sted.detector import Detector
+from simulator.sted.fluorescence import Correlator
+from simulator.sted.photophysics import Light, Physics
+from simulator.sted.raster import Raster, by_visits
+from simulator.sted.scanning import AdaptiveExposure, FloatImage, Molecules, Seeds, image_shape
 
 
 @dataclass(frozen=True, slots=True)

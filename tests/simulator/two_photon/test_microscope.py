@@ -486,7 +486,7 @@ print(h.hexdigest())
         text=True,
         check=True,
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": "77"},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "PYTHONHASHSEED": "77"},
     )
     assert there.stdout.strip() == here.hexdigest()
     assert list(tmp_path.iterdir()) == []
@@ -510,12 +510,12 @@ def keys(model: type[Settings]) -> set[str]:
 
 
 def test_the_hardware_readme_explains_every_key() -> None:
-    text = (Path(__file__).parents[2] / "hardware_configs/README.md").read_text()
+    text = (Path(__file__).parents[3] / "hardware_configs/README.md").read_text()
     assert not [key for key in sorted(keys(Options)) if f"`{key}`" not in text]
 
 
 def test_the_shipped_configuration_runs_a_closed_loop(tmp_path: Path) -> None:
-    config = Path(__file__).parents[2] / "hardware_configs/sim_two_photon.toml"
+    config = Path(__file__).parents[3] / "hardware_configs/sim_two_photon.toml"
     session = tmp_path / "session"
     arguments = [
         "run",

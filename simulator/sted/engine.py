@@ -1,8 +1,8 @@
 """The STED engine: molecules in, photons and survivors out, as pySTED computes them but much faster.
 
-The physics is in :mod:`simulator.optics`, :mod:`simulator.photophysics` and :mod:`simulator.detector`;
-how a whole scan is drawn without walking through its pixels in :mod:`simulator.bleaching` and
-:mod:`simulator.fluorescence`. Only numpy and scipy are needed.
+The physics is in ``optics.py``, ``photophysics.py`` and ``detector.py`` beside it; how a whole scan is drawn
+without walking through its pixels in ``bleaching.py`` and ``fluorescence.py``. Only numpy and scipy are
+needed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from functools import lru_cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.adaptive import AdaptiveScan
-from simulator.bleaching import Bleached, HazardTables
-from simulator.detector import Detector
-from simulator.fluorescence import Correlator, Levels, LineImages
-from simulator.optics import Optics, focal_light
-from simulator.photophysics import PYSTED, RED, Dye, DyeInFocus, Gate, Light, Physics
-from simulator.raster import Kernel, Raster, by_visits
-from simulator.scanning import (
+from simulator.specimens import MAP_PIXEL_SIZE_M
+from simulator.sted.adaptive import AdaptiveScan
+from simulator.sted.bleaching import Bleached, HazardTables
+from simulator.sted.detector import Detector
+from simulator.sted.fluorescence import Correlator, Levels, LineImages
+from simulator.sted.optics import Optics, focal_light
+from simulator.sted.photophysics import PYSTED, RED, Dye, DyeInFocus, Gate, Light, Physics
+from simulator.sted.raster import Kernel, Raster, by_visits
+from simulator.sted.scanning import (
     AdaptiveExposure,
     Exposure,
     FloatImage,
@@ -31,7 +32,6 @@ from simulator.scanning import (
     always,
     image_shape,
 )
-from simulator.specimens import MAP_PIXEL_SIZE_M
 
 #: Pairs of excitation and STED power, in watts.
 Powers = tuple[tuple[float, float], ...]
@@ -86,7 +86,7 @@ class STEDEngine:
 
     @classmethod
     def like_pysted(cls, detector: Detector | None = None, bleaching: float = 1.0) -> STEDEngine:
-        """Return an engine with the law of :class:`simulator.pysted_reference.PystedEngine`."""
+        """Return an engine with the law of :class:`simulator.sted.pysted_reference.PystedEngine`."""
         dye = RED.bleaching_faster(bleaching).replace(excitation_bleaching=0.0)
         return cls(dye=dye, detector=detector, physics=PYSTED)
 
@@ -106,7 +106,7 @@ class STEDEngine:
         seeds: Seeds,
         go_on: Callable[[int], bool] = always,
     ) -> Scanned:
-        """Scan the inside of a map, line by line; see :class:`simulator.scanning.ScanningEngine`."""
+        """Scan the inside of a map, line by line; see :class:`simulator.sted.scanning.ScanningEngine`."""
         shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
         if isinstance(exposure, AdaptiveExposure):
             return self._scan_adaptively(molecules, exposure, seeds, go_on)
