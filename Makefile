@@ -9,8 +9,8 @@ SESSION ?= sessions/demo-$(shell date -u +%Y%m%d-%H%M%S)
 # torch first, alone: what is there when the rest is installed decides which build the tests run with.
 # TORCH names another, for instance TORCH=torch for the newest; empty leaves it to pip.
 TORCH ?= torch==2.13.0
-# How many processes share the tests; 0 is this one alone. More are faster, and were seen to hang.
-PROCESSES ?= 0
+# How many processes share the tests; 0 is this one alone.
+PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: setup demo test lint bench clean
