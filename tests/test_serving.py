@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +37,7 @@ from controller.recording.writer import SessionWriter, claim_folder
 from controller.serving import Serving
 from controller.session import Outcome
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
+from tests.support import FAKE_HARDWARE, START
 
 CLIENT = Path(__file__).parent / "simulator/micromanager/client.py"
 TIMEOUT_S = 60.0
@@ -71,21 +71,10 @@ def serving(
     duration_s: float = float("inf"),
     **limits: Any,
 ) -> Serving:
-    start = {
-        "run_id": str(uuid.UUID(int=1)),
-        "seed": 1,
-        "experiment": {},
-        "hardware": {},
-        "config_sha256": "",
-        "config_folder": ".",
-        "hardware_path": "",
-        "microscope": {},
-        "versions": {},
-    }
     driver = microscope or FakeMicroscope()
     guard = GuardedMicroscope(driver, LIMITS.replace(**limits), source="limits.toml")
     made = Serving(guard, driver._clock, duration_s, lambda take: Scripted(clients, take))
-    made.record_in(SessionWriter.create(claim_folder(folder), start))
+    made.record_in(SessionWriter.create(claim_folder(folder), START))
     return made
 
 
@@ -247,26 +236,6 @@ def test_a_server_that_fails_is_told(tmp_path: Path) -> None:
 
 # --- the command, with unmodified clients
 
-HARDWARE = """
-schema = "stedfast-hardware/1"
-name = "fake"
-[microscope]
-driver = "controller.testing:FakeMicroscope"
-options = {{ frame_s = {frame_s} }}
-[limits]
-excitation_max_w = 100e-6
-sted_max_w = 0.3
-dwell_min_s = 1e-6
-dwell_max_s = 1e-3
-pixel_size_min_m = 10e-9
-pixel_size_max_m = 1e-6
-pixels_max = 262144
-frame_max_s = 60.0
-pixel_dose_max_j_per_m2 = 1e13
-session_energy_max_j = 100.0
-stage_box = {{ center_yx_m = [0.0, 0.0], size_yx_m = [20e-6, 20e-6] }}
-"""
-
 
 class Served:
     """A running ``stedfast serve``."""
@@ -274,7 +243,7 @@ class Served:
     def __init__(self, folder: Path, *options: str, frame_s: float = 0.0) -> None:
         pytest.importorskip("zmq")
         self.session = folder / "session"
-        (folder / "scope.toml").write_text(HARDWARE.format(frame_s=frame_s))
+        (folder / "scope.toml").write_text(FAKE_HARDWARE.format(frame_s=frame_s, clock="system"))
         self.command = [sys.executable, "-m", "controller", "serve", str(folder / "scope.toml")]
         more = ["--port", "0", "--output", str(self.session), "--json", *options]
         self.process = subprocess.Popen(
@@ -391,7 +360,7 @@ def test_a_port_in_use_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_served_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "scope.toml").write_text(HARDWARE.format(frame_s=0.0))
+    (tmp_path / "scope.toml").write_text(FAKE_HARDWARE.format(frame_s=0.0, clock="system"))
     code, out = stedfast("serve", tmp_path / "scope.toml", "--data", tmp_path / "absent")
     assert (code, "make it first" in out) == (2, True)
     monkeypatch.setitem(sys.modules, "simulator.micromanager.server", None)

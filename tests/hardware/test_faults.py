@@ -7,7 +7,6 @@ one method goes wrong.
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,6 +29,7 @@ from controller.recording.writer import SessionWriter, claim_folder
 from controller.session import Outcome, Parts, Session
 from controller.stages import Stage
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope, FaultyProxy
+from tests.support import START
 
 SCANS = 3
 CALLS = range(1, 7)
@@ -120,18 +120,7 @@ def run(folder: Path, microscope: Any, limits: SafetyLimits, policy: Rounds) -> 
         clock=SystemClock(),
         budget=Budget(),
     )
-    start = {
-        "run_id": str(uuid.UUID(int=1)),
-        "seed": 1,
-        "experiment": {},
-        "hardware": {},
-        "config_sha256": "",
-        "config_folder": ".",
-        "hardware_path": "",
-        "microscope": {},
-        "versions": {},
-    }
-    return Session(parts, SessionWriter.create(claim_folder(folder), start)).run()
+    return Session(parts, SessionWriter.create(claim_folder(folder), START)).run()
 
 
 def assert_recorded_and_true(folder: Path, outcome: Outcome, asked: int, proxy: FaultyProxy) -> None:

@@ -20,30 +20,9 @@ from controller.core.decision import Cycle
 from controller.core.errors import ConfigurationError, ReplayDivergedError, SessionFolderError
 from controller.recording.journal import JOURNAL_NAME, read_journal
 from controller.recording.reader import SessionReader
+from tests.support import FAKE_HARDWARE
 
 KILLS = 20
-
-HARDWARE = """
-schema = "stedfast-hardware/1"
-name = "fake"
-[microscope]
-driver = "controller.testing:FakeMicroscope"
-clock = "{clock}"
-options = {{ frame_s = {frame_s} }}
-[limits]
-excitation_max_w = 100e-6
-sted_max_w = 0.3
-dwell_min_s = 1e-6
-dwell_max_s = 1e-3
-pixel_size_min_m = 10e-9
-pixel_size_max_m = 1e-6
-pixels_max = 262144
-frame_max_s = 60.0
-pixel_dose_max_j_per_m2 = 1e13
-session_energy_max_j = 100.0
-dose_margin = 1.25
-stage_box = {{ center_yx_m = [0.0, 0.0], size_yx_m = [20e-6, 20e-6] }}
-"""
 
 EXPERIMENT = """
 schema = "stedfast-experiment/1"
@@ -65,7 +44,7 @@ name = "spots_log"
 
 def experiment(folder: Path, *, cycles: int, frame_s: float = 0.001, clock: str = "simulated") -> Experiment:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "hardware.toml").write_text(HARDWARE.format(frame_s=frame_s, clock=clock))
+    (folder / "hardware.toml").write_text(FAKE_HARDWARE.format(frame_s=frame_s, clock=clock))
     (folder / "experiment.toml").write_text(EXPERIMENT.format(cycles=cycles))
     return load(folder)
 
@@ -329,7 +308,7 @@ def watchful(
     (folder / "watchful.py").write_text(WATCHFUL)
     monkeypatch.syspath_prepend(folder)
     (folder / "hardware.toml").write_text(
-        HARDWARE.format(frame_s=0.001, clock="simulated").replace(
+        FAKE_HARDWARE.format(frame_s=0.001, clock="simulated").replace(
             "frame_s = 0.001", "frame_s = 0.001" + hardware
         )
     )

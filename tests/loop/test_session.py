@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +33,7 @@ from controller.recording.writer import SessionWriter, claim_folder
 from controller.session import Outcome, Parts, Session
 from controller.stages import Stage
 from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
+from tests.support import START
 
 
 class Plan:
@@ -85,20 +85,6 @@ ASK = AskLabel(
 )
 
 
-def start() -> dict[str, Any]:
-    return {
-        "run_id": str(uuid.UUID(int=1)),
-        "seed": 1,
-        "experiment": {},
-        "hardware": {},
-        "config_sha256": "",
-        "config_folder": ".",
-        "hardware_path": "",
-        "microscope": {},
-        "versions": {},
-    }
-
-
 def session(
     folder: Path,
     policy: Policy,
@@ -119,7 +105,7 @@ def session(
         budget=budget or Budget(),
     )
     store = LabelStore(folder, create=True)
-    return Session(parts, SessionWriter.create(claim_folder(folder), start(), ask=store.put))
+    return Session(parts, SessionWriter.create(claim_folder(folder), START, ask=store.put))
 
 
 def run(folder: Path, policy: Policy, **options: Any) -> tuple[Outcome, SessionReader]:

@@ -31,18 +31,9 @@ from controller.recording.journal import JOURNAL_NAME, Journal, cut_torn_line, r
 from controller.recording.reader import SessionReader
 from controller.recording.writer import SessionWriter, claim_folder
 from controller.testing import CONFOCAL, LIMITS, frames
+from tests import support
 
-START: dict[str, Any] = {
-    "run_id": str(uuid.UUID(int=7)),
-    "seed": 1,
-    "experiment": {"name": "a <test>"},
-    "hardware": {},
-    "config_sha256": "",
-    "config_folder": ".",
-    "hardware_path": "",
-    "microscope": {},
-    "versions": {},
-}
+START = {**support.START, "run_id": str(uuid.UUID(int=7)), "experiment": {"name": "a <test>"}}
 
 
 def record(writer: SessionWriter, frame: Frame, index: int) -> None:
