@@ -29,6 +29,7 @@ from controller.labels.store import LabelStore
 from controller.microscopes.replay import RecordedSession
 from controller.plugins import Server, ServerMaker
 from controller.recording.documents import StartDocument
+from controller.recording.journal import Journal
 from controller.recording.reader import SessionReader
 from controller.recording.writer import SessionWriter, claim_folder
 from controller.recovery import RecordedClock, Recovery, Replay, last_time_s
@@ -80,10 +81,7 @@ def new_serving(
         key: value for key, value in start["experiment"].items() if key not in {"denoiser", "segmenter"}
     }
     with ExitStack() as undo:
-        if not folder.exists():
-            undo.callback(_remove_empty, folder)
-        journal = claim_folder(folder)
-        undo.callback(journal.discard)
+        journal = _claimed(folder, undo)
         microscope = builder.guarded()
         undo.callback(microscope.close)
         serving = Serving(
@@ -159,20 +157,23 @@ def versions() -> dict[str, str]:
 
 def _open(make: Callable[[], Parts], folder: Path, start: dict[str, Any], hooks: Hooks | None) -> Session:
     """Take the folder first: a microscope that another session uses must not be touched in vain."""
-    journal = claim_folder(folder)
-    try:
+    with ExitStack() as undo:
+        journal = _claimed(folder, undo)
         parts = make()
-    except BaseException:
-        journal.discard()
-        raise
-    try:
+        undo.callback(parts.microscope.close)
         start["microscope"] = _plain(asdict(parts.microscope.capabilities()))
         writer = SessionWriter.create(journal, start, **_writer_hooks(folder, hooks))
-    except BaseException:
-        parts.microscope.close()
-        journal.discard()
-        raise
+        undo.pop_all()
     return Session(parts, writer, hooks.cycle if hooks else None)
+
+
+def _claimed(folder: Path, undo: ExitStack) -> Journal:
+    """Take a folder for a session; undone, nothing is left of it."""
+    if not folder.exists():
+        undo.callback(_remove_empty, folder)
+    journal = claim_folder(folder)
+    undo.callback(journal.discard)
+    return journal
 
 
 def _start(builder: Builder, experiment: Experiment) -> dict[str, Any]:

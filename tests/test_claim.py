@@ -61,6 +61,6 @@ def test_two_sessions_on_one_microscope_are_refused_before_the_second_touches_it
     first = new_session(experiment, tmp_path / "first")
     with pytest.raises(ConfigurationError, match=r"mm_demo.toml: name: the microscope .* is in use"):
         new_session(experiment, tmp_path / "second")
-    assert not (tmp_path / "second" / "journal.jsonl").exists()
+    assert not (tmp_path / "second").exists()
     assert first.run().status == "completed"
     assert new_session(experiment, tmp_path / "third").run().status == "completed"
