@@ -238,7 +238,17 @@ class ScanMapping(Settings):
         lights = [name in LIGHTS for name in self.order]
         if lights != sorted(lights):
             problems.append(f"order {list(self.order)} must have the lights {list(LIGHTS)} last")
+        sampling = [name for name in self.order if name in {"pixels", "pixel_size_m"}]
+        if sampling == ["pixels", "pixel_size_m"] and self._changes_pixel_size:
+            problems.append(
+                f"order {list(self.order)} must have pixel_size_m before pixels, whose number it may change"
+            )
         return problems
+
+    @property
+    def _changes_pixel_size(self) -> bool:
+        mapped = self.settings.get("pixel_size_m")
+        return mapped is not None and not isinstance(mapped.target, FixedTarget)
 
     def expired(self, today: date) -> list[str]:
         """Return one sentence for each calibration that no longer holds."""

@@ -52,6 +52,8 @@ class Devices:
     def __init__(self, core: CMMCore, mapping: DeviceMapping, clock: Clock) -> None:
         self.core, self.mapping, self._clock = core, mapping, clock
         self.is_closed = False
+        pixels = mapping.settings.get("pixels")
+        self._has_region = pixels is not None and isinstance(pixels.target, CameraRegionTarget)
         problems = connection_problems(core, mapping)
         if problems:
             raise ConfigurationError(*problems)
@@ -91,6 +93,10 @@ class Devices:
             self._clock.sleep(write.mapped.settle_s)
         if write.mapped.tolerance is not None:
             self.require(write, "was set to")
+        if write.name == "pixel_size_m" and device and self._has_region:
+            # Some scanners change their number of pixels with it, and with that the middle of the chip.
+            self.core.clearROI()
+            self.chip = self._region()
 
     def require(self, write: Write, what: str) -> None:
         """Make sure that a setting reads what was written.

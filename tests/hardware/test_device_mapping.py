@@ -101,6 +101,13 @@ def mapping(**changes: Any) -> DeviceMapping:
     [
         ({"order": ["stage", "pixel_size_m", "dwell_s", "sted_w"]}, "must list each of"),
         ({"order": ["stage", "excitation_w", "pixel_size_m", "dwell_s", "sted_w"]}, "must have the lights"),
+        (
+            {
+                "settings__pixels": {"target": {"kind": "camera_region"}, "low": 16, "high": 512},
+                "order": ["stage", "pixels", "pixel_size_m", "dwell_s", "excitation_w", "sted_w"],
+            },
+            "must have pixel_size_m before pixels",
+        ),
         ({"settings__sted_w__safe": None}, "settings.sted_w: a light needs a safe value"),
         ({"settings__sted_w__safe": 0.19}, "safe=0.19 is outside 0..high=0.18"),
         ({"settings__sted_w__high": 0.3}, "the calibration does not reach from 0 to 0.3"),

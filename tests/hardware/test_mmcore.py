@@ -60,6 +60,10 @@ def scan(side_px: int = 64, **changes: Any) -> ScanSettings:
     return ScanSettings.model_validate({**settings, **changes})
 
 
+def square(side_m: float) -> Region:
+    return Region(center_yx_m=(5e-6, -3e-6), size_yx_m=(side_m, side_m))
+
+
 class TestDemoDevices(MicroscopeContract):
     settings = scan()
 
@@ -72,6 +76,30 @@ def test_brighter_light_makes_a_brighter_picture() -> None:
     dim, bright = (microscope.acquire(scan(128, excitation_w=w)).photons for w in (10e-6, 40e-6))
     microscope.close()
     assert bright.sum() > 2 * dim.sum()
+
+
+def test_a_chip_whose_pixels_change_with_their_size_is_measured_again() -> None:
+    settings = json.loads(json.dumps(DEMO["settings"]))
+    # Resolution as a scanner sets it: fewer pixels on the same field, so larger ones.
+    settings["pixel_size_m"] = {
+        "target": {"kind": "property", "device": "Camera", "property": "OnCameraCCDXSize"},
+        "unit": "px",
+        "calibration": {"kind": "reciprocal", "scale": 512e-6},
+        "low": 1e-6,
+        "high": 4e-6,
+        "tolerance": 1e-9,
+    }
+    startup = [{"device": "Camera", "property": "OnCameraCCDYSize", "value": "512"}]
+    order = ["stage", "pixel_size_m", "pixels", "frame_s", "excitation_w"]
+    microscope = MMCoreMicroscope.from_options(
+        demo_options(settings=settings, startup=startup, order=order), demo_resources()
+    )
+    core = microscope._core
+    for pixel_size_m, first_column in ((1e-6, 224), (4e-6, 32), (1e-6, 224)):
+        frame = microscope.acquire(scan(64, pixel_size_m=pixel_size_m, region=square(64 * pixel_size_m)))
+        assert frame.photons.shape == (64, 64)
+        assert core.getROI()[0] == first_column, "in the middle of the chip as it is now"
+    microscope.close()
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,8 @@ class TestDemoDevicesOverAPort(OverAPort):
 
     def make(self) -> Microscope:
         settings = {name: content for name, content in DEVICES["settings"].items() if name != "sted_w"}
-        changes = {"settings": settings, "order": list(settings), "call_timeout_s": 4.0}
+        order = [name for name in DEVICES["order"] if name in settings]
+        changes = {"settings": settings, "order": order, "call_timeout_s": 4.0}
         self.made.append(connected(self.port, **changes))
         return self.made[-1]
 
