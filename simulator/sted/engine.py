@@ -8,6 +8,7 @@ needed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -18,7 +19,7 @@ from simulator.sted.adaptive import AdaptiveScan
 from simulator.sted.bleaching import Bleached, HazardTables
 from simulator.sted.detector import Detector
 from simulator.sted.fluorescence import Correlator, Levels, LineImages
-from simulator.sted.optics import Optics, focal_light
+from simulator.sted.optics import CENTRED, Offset, Optics, focal_light
 from simulator.sted.photophysics import PYSTED, RED, Dye, DyeInFocus, Gate, Light, Physics
 from simulator.sted.raster import Kernel, Raster, by_visits
 from simulator.sted.scanning import (
@@ -69,20 +70,30 @@ class STEDEngine:
         self.map_pixel_size_m = map_pixel_size_m
         self._physics = physics or Physics()
         self._detector = detector or Detector()
-        self._focus = focal_light(optics, dye.emission_m, map_pixel_size_m)
-        self._in_focus = DyeInFocus(self._focus, optics, dye, gate or Gate(), self._physics)
+        focus = focal_light(optics, dye.emission_m, map_pixel_size_m)
+        self._in_focus = DyeInFocus(focus, optics, dye, gate or Gate(), self._physics)
+        self._offset_yx_px = CENTRED
         # What scans with the same light share; a policy often comes back to the same few settings.
-        self._light = lru_cache(maxsize=64)(self._in_focus.light)
+        self._light = lru_cache(maxsize=64)(self._make_light)
         self._plan = lru_cache(maxsize=8)(self._make_plan)
         self._pixel_plan = lru_cache(maxsize=2)(self._make_pixel_plan)
+        self._beside = lru_cache(maxsize=32)(self._make_beside)
 
     def __reduce__(self) -> tuple[Callable[..., STEDEngine], tuple[object, ...]]:
         """Pickle what the engine was made of; what it keeps is computed again."""
+        return _made, (self._made_of(), self._offset_yx_px)
+
+    def _made_of(self) -> Callable[[], STEDEngine]:
         light = self._in_focus
-        make = partial(
-            STEDEngine, gate=light.gate, physics=light.physics, map_pixel_size_m=self.map_pixel_size_m
+        return partial(
+            STEDEngine,
+            light.optics,
+            light.dye,
+            self._detector,
+            gate=light.gate,
+            physics=light.physics,
+            map_pixel_size_m=self.map_pixel_size_m,
         )
-        return make, (light.optics, light.dye, self._detector)
 
     @classmethod
     def like_pysted(cls, detector: Detector | None = None, bleaching: float = 1.0) -> STEDEngine:
@@ -90,10 +101,23 @@ class STEDEngine:
         dye = RED.bleaching_faster(bleaching).replace(excitation_bleaching=0.0)
         return cls(dye=dye, detector=detector, physics=PYSTED)
 
+    def shifted(self, offset_yx_px: Offset) -> STEDEngine:
+        """Return the engine for molecules that lie so far from the middles of their map pixels."""
+        return self if offset_yx_px == self._offset_yx_px else self._beside(offset_yx_px)
+
+    def _make_beside(self, offset_yx_px: Offset) -> STEDEngine:
+        light, engine = self._in_focus, self._made_of()()
+        focus = focal_light(light.optics, light.dye.emission_m, self.map_pixel_size_m, offset_yx_px)
+        engine._in_focus, engine._offset_yx_px = replace(light, focus=focus), offset_yx_px
+        return engine
+
+    def _make_light(self, excitation_w: float, sted_w: float) -> Light:
+        return self._in_focus.light(excitation_w, sted_w)
+
     @property
     def margin_px(self) -> int:
         """Map pixels beyond each edge of the scanned region that the light still reaches."""
-        return self._focus.margin_px
+        return self._in_focus.focus.margin_px
 
     def light(self, excitation_w: float, sted_w: float = 0.0) -> Light:
         """Return what these mean powers do to a molecule at each place of the focus."""
@@ -199,6 +223,10 @@ class STEDEngine:
             if not go_on(last):
                 return Scanned(photons[:last], walk.survivors, steps[:last])
         return Scanned(photons, walk.survivors, steps)
+
+
+def _made(engine: Callable[[], STEDEngine], offset_yx_px: Offset) -> STEDEngine:
+    return engine().shifted(offset_yx_px)
 
 
 def _bands(lines: int) -> Iterator[tuple[int, int]]:

@@ -34,12 +34,17 @@ from controller.core.settings import (
     Settings,
 )
 from simulator.scan_control import ScanControl
-from simulator.specimens import MAP_PIXEL_SIZE_M, Specimen, SpecimenName, make_specimen
+from simulator.specimens import MAP_PIXEL_SIZE_M, Specimen, SpecimenName, SpecimenOptions, make_specimen
 from simulator.stage import Place, Stage
+from simulator.sted.aberrations import Aberrations
 from simulator.sted.detector import Detector
+from simulator.sted.diffusion import Diffusion, Moving
 from simulator.sted.engine import STEDEngine
+from simulator.sted.motion import StagePath
+from simulator.sted.optics import Optics
 from simulator.sted.photophysics import DYES, DyeName
 from simulator.sted.pysted_reference import PystedEngine
+from simulator.sted.sample import Sample, moving_engine
 from simulator.sted.scanning import Exposure, Molecules, Scanned, ScanningEngine, Seeds
 
 _MODALITIES: tuple[Modality, ...] = ("overview", "confocal", "sted")
@@ -51,6 +56,8 @@ class _Purpose(IntEnum):
     SPECIMEN = 1
     BLEACHING = 2
     PHOTONS = 3
+    STAGE = 4
+    DIFFUSION = 5
 
 
 class SimulatedMicroscope:
@@ -86,6 +93,8 @@ class SimulatedMicroscope:
         """Kind of sample; what each looks like is in ``simulator/specimens/``."""
         molecules_per_pixel: Positive = 5.0
         """Expected fluorescent molecules in the brightest 20 nm pixels of the sample."""
+        specimen_options: SpecimenOptions = SpecimenOptions()
+        """How crowded the sample is, how much of it is of the rare class, and what sticks to glass."""
         fields_yx: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] = (2, 2)
         """Size of the sample in fields of view, down and across."""
         field_size_m: Positive = 10.24e-6
@@ -102,9 +111,22 @@ class SimulatedMicroscope:
         without the STED beam. 0 never bleaches."""
         dye: DyeName = "red"
         """What fluoresces; see ``simulator/sted/photophysics.py``. The lasers have the dye's wavelengths."""
+        drift_m_per_s: NonNegative = 0.0
+        """Speed at which the stage carries the sample away, in a direction that the seed decides."""
+        vibration_m: NonNegative = 0.0
+        """Vibration of the stage along each axis, root mean square."""
+        vibration_hz: Positive = 50.0
+        """Frequency of the vibration, within a twentieth."""
+        diffusion_m2_per_s: NonNegative = 0.0
+        """Diffusion of what moves in the sample between scans: 2 D t of variance along each axis."""
+        diffusing: Moving = "structures"
+        """What moves: ``"structures"`` as wholes, or ``"molecules"``, each by itself."""
+        aberrations: Aberrations = Aberrations()
+        """Errors of the light's path; see ``simulator/sted/aberrations.py``."""
         engine: Literal["exact", "pysted"] = "exact"
         """``"exact"`` is Stedfast's own engine. ``"pysted"`` is the reference, about a hundred times
-        slower: it needs pysted, and does not bleach without the STED beam."""
+        slower: it needs pysted, does not bleach without the STED beam, and knows no moving stage and no
+        aberrations."""
 
         @model_validator(mode="after")
         def _sample_is_a_map(self) -> Self:
@@ -121,6 +143,14 @@ class SimulatedMicroscope:
                 )
             return self
 
+        @model_validator(mode="after")
+        def _engine_can_do_it(self) -> Self:
+            if self.engine == "pysted":
+                for key in ("drift_m_per_s", "vibration_m", "aberrations"):
+                    if getattr(self, key) != type(self).model_fields[key].default:
+                        raise ValueError(f"{key} is not known to the engine 'pysted': choose 'exact'")
+            return self
+
     def __init__(
         self,
         options: Options,
@@ -134,7 +164,6 @@ class SimulatedMicroscope:
         self._clock = clock
         self._seed = seed
         self._engine = engine or _engine(options)
-        self._margin_px = self._engine.margin_px
         field_px = round(options.field_size_m / MAP_PIXEL_SIZE_M)
         rows, columns = options.fields_yx
         shape_yx = (rows * field_px, columns * field_px)
@@ -148,9 +177,22 @@ class SimulatedMicroscope:
             shape_yx,
             options.molecules_per_pixel,
             np.random.default_rng(self._stream(_Purpose.SPECIMEN, 0)),
+            options.specimen_options,
         )
-        # The map with a margin of empty glass all around: light reaches beyond a scan at its edge.
-        self._molecules: Molecules = np.pad(self._specimen.molecules, self._margin_px)
+        self._path = StagePath(
+            options.drift_m_per_s,
+            options.vibration_m,
+            options.vibration_hz,
+            self._stream(_Purpose.STAGE, 0),
+        )
+        self._moving_engine = None if self._path.rests else moving_engine(self._engine)
+        self._sample = Sample(self._specimen.molecules, self._engine.margin_px)
+        self._diffusion = (
+            Diffusion(self._specimen.molecules, self._specimen.structures, options.diffusing)
+            if options.diffusion_m2_per_s > 0
+            else None
+        )
+        self._made_s = self._moved_s = clock.now_s()
         self._stage = Stage(
             shape_yx,
             MAP_PIXEL_SIZE_M,
@@ -182,8 +224,15 @@ class SimulatedMicroscope:
     @property
     def molecules(self) -> Molecules:
         """The molecules that still fluoresce: a copy, on the specimen's grid."""
-        margin = self._margin_px
-        return self._molecules[margin:-margin, margin:-margin].copy()
+        return self._sample.molecules.copy()
+
+    def shift_m(self, time_s: float) -> tuple[float, float]:
+        """Return how far the stage has carried the sample at a time of the clock, y and x: the truth.
+
+        Something at a place of the specimen is seen at that place plus this.
+        """
+        y, x = self._path.shift_m(np.array([time_s - self._made_s]))[0].tolist()
+        return y, x
 
     def capabilities(self) -> Capabilities:
         """Return what this microscope can do."""
@@ -270,36 +319,45 @@ class SimulatedMicroscope:
             return wait_until(started_s + settings.duration_s * (lines_done / lines))
 
         with self._control.light():
-            scanned = self._expose(settings, place, index, pace)
+            scanned = self._expose(settings, place, index, started_s, pace)
         self._control.raise_if_stopped(f"acquisition {index} was stopped before its frame was complete")
         return Frame(scanned.photons, self._stage.as_scanned(settings, place), index, started_s)
 
     def _expose(
-        self, settings: ScanSettings, place: Place, index: int, go_on: Callable[[int], bool]
+        self,
+        settings: ScanSettings,
+        place: Place,
+        index: int,
+        started_s: float,
+        go_on: Callable[[int], bool],
     ) -> Scanned:
-        """Scan with the chance of the next acquisition and write the survivors back into the sample."""
-        (y, x), (rows, columns) = place.first_yx, place.shape_yx
-        height, width = (pixels * place.stride_px + 2 * self._margin_px for pixels in (rows, columns))
-        lit = self._molecules[y : y + height, x : x + width]  # a view: survivors are written back to it
-        # The last coarse pixel of a scan as large as the sample may lie partly beyond it.
-        glass = ((0, height - lit.shape[0]), (0, width - lit.shape[1]))
-        scanned = self._engine.scan(
-            np.pad(lit, glass),
-            Exposure(
-                place.stride_px,
-                settings.pixel_time_s,
-                settings.excitation_w,
-                settings.sted_w,
-                settings.line_averages,
-            ),
-            Seeds(
-                self._stream(_Purpose.BLEACHING, index),
-                self._stream(_Purpose.PHOTONS, index),
-            ),
-            go_on,
+        """Scan with the chance of this acquisition; what it bleaches is missing from the sample."""
+        self._diffuse(index, started_s)
+        exposure = Exposure(
+            place.stride_px,
+            settings.pixel_time_s,
+            settings.excitation_w,
+            settings.sted_w,
+            settings.line_averages,
         )
-        lit[:] = scanned.survivors[: lit.shape[0], : lit.shape[1]]
-        return scanned
+        seeds = Seeds(
+            self._stream(_Purpose.BLEACHING, index),
+            self._stream(_Purpose.PHOTONS, index),
+        )
+        if self._moving_engine is None:
+            return self._sample.scan(self._engine, place, exposure, seeds, go_on)
+        lines = place.shape_yx[0]
+        middle_s = started_s - self._made_s + settings.duration_s * (np.arange(lines) + 0.5) / lines
+        shift_px = self._path.shift_m(middle_s) / MAP_PIXEL_SIZE_M
+        return self._sample.scan_moving(self._moving_engine, place, exposure, seeds, go_on, shift_px=shift_px)
+
+    def _diffuse(self, index: int, now_s: float) -> None:
+        """Let what diffuses move until now."""
+        if self._diffusion is not None:
+            passed_s, self._moved_s = now_s - self._moved_s, now_s
+            variance_px2 = 2 * self._options.diffusion_m2_per_s * passed_s / MAP_PIXEL_SIZE_M**2
+            rng = np.random.default_rng(self._stream(_Purpose.DIFFUSION, index))
+            self._diffusion.move(self._sample.molecules, variance_px2, rng)
 
     def _place(self, settings: ScanSettings) -> Place:
         """Return where a scan lies on the map, or say why it cannot be made."""
@@ -317,4 +375,5 @@ def _engine(options: SimulatedMicroscope.Options) -> ScanningEngine:
     detector = Detector(background_hz=options.background_hz)
     if options.engine == "pysted":
         return PystedEngine(dye=dye, detector=detector)
-    return STEDEngine(dye=dye, detector=detector)
+    optics = Optics(excitation_m=dye.excitation_m, sted_m=dye.sted_m, aberrations=options.aberrations)
+    return STEDEngine(optics, dye, detector)

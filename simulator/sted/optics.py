@@ -10,6 +10,10 @@ Vectorial focal fields of circularly polarised beams that fill the pupil evenly,
 - detection: the Airy pattern of the emission, averaged over each map pixel, seen through a round
   pinhole.
 
+Aberrated beams, and molecules that do not lie in the middle of their map pixels, are sums over both
+angles of the pupil instead (:mod:`simulator.sted.pupil`), detection included. Such a beam has the energy
+of the perfect one; what it sends beyond the kernel's edge is lost, as is what the perfect one sends there.
+
 Each kernel reaches to the second dark ring of its own wavelength and is zero beyond; the energy of a
 beam is counted inside that square. pySTED does the same, and its kernels are these to 1e-12.
 
@@ -29,8 +33,14 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from controller.core.settings import Positive, Settings
+from simulator.sted.aberrations import Aberrations
+from simulator.sted.pupil import Pupil
 
 Kernel = NDArray[np.float64]
+Offset = tuple[float, float]
+
+#: In the middle of the map pixels, where the shorter integrals hold.
+CENTRED: Offset = (0.0, 0.0)
 
 #: Radius of the second dark ring of an Airy pattern in wavelengths by numerical aperture: the second
 #: zero of J1, over 2 pi.
@@ -41,6 +51,10 @@ _AIRY_UNIT = 0.61
 # The integrands are smooth: 32 nodes give 15 digits up to the second dark ring at NA 1.4.
 _NODES = 32
 _PIXEL_NODES = 6
+# Fewer, since these patterns take longer: a pixel of 20 nm is averaged to 1e-11 with them.
+_PIXEL_NODES_ABERRATED = 4
+
+_TINY = 1e-30
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
@@ -71,6 +85,8 @@ class Optics(Settings):
     """Part of the stated STED power that is in the kernel."""
     emission_transmission: PositiveFraction = 0.85
     """Of the objective, for fluorescence."""
+    aberrations: Aberrations = Aberrations()
+    """Errors of the path, the same for both beams and the fluorescence."""
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
@@ -79,6 +95,7 @@ class Optics(Settings):
                 f"numerical_aperture={self.numerical_aperture:g} must be below "
                 f"refractive_index={self.refractive_index:g}"
             )
+        self.aberrations.check(self.numerical_aperture, self.refractive_index)
         if not self.sted_m > self.excitation_m:
             raise ValueError(f"sted_m={self.sted_m:g} must be longer than excitation_m={self.excitation_m:g}")
         for name in ("excitation_m", "sted_m"):
@@ -120,9 +137,19 @@ class FocalLight:
         return int(self.excitation.shape[0]) // 2
 
 
-@lru_cache(maxsize=32)
-def focal_light(optics: Optics, emission_m: float, pixel_size_m: float) -> FocalLight:
+# A microscope whose sample drifts has kernels for sixteen offsets.
+@lru_cache(maxsize=64)
+def focal_light(
+    optics: Optics, emission_m: float, pixel_size_m: float, offset_yx_px: Offset = CENTRED
+) -> FocalLight:
     """Return the kernels of a setting. A molecule emits only where it is excited, so none is larger.
+
+    Parameters
+    ----------
+    optics, emission_m, pixel_size_m
+        The setting.
+    offset_yx_px
+        Where molecules lie relative to the middle of their map pixels.
 
     Raises
     ------
@@ -139,8 +166,8 @@ def focal_light(optics: Optics, emission_m: float, pixel_size_m: float) -> Focal
             f"{optics.numerical_aperture:g} reaches {half} pixels, 1 to 2000 can be computed"
         )
     area_m2 = pixel_size_m**2
-    spot = _spot(optics, pixel_size_m)
-    donut = _donut(optics, pixel_size_m)
+    spot = _beam(optics, optics.excitation_m, pixel_size_m, offset_yx_px, has_vortex=False)
+    donut = _beam(optics, optics.sted_m, pixel_size_m, offset_yx_px, has_vortex=True)
     crest = donut.max()
     # What fills the middle is added everywhere and the crest keeps its height.
     donut = (donut + optics.zero_residual * crest) / (1 + optics.zero_residual)
@@ -148,7 +175,7 @@ def focal_light(optics: Optics, emission_m: float, pixel_size_m: float) -> Focal
     return FocalLight(
         _frozen(_cut(spot, half) * (optics.excitation_transmission / area_m2)),
         _frozen(_cut(donut, half) * sted_scale),
-        _frozen(_cut(_seen_through_pinhole(optics, emission_m, pixel_size_m), half)),
+        _frozen(_cut(_seen_through_pinhole(optics, emission_m, pixel_size_m, offset_yx_px), half)),
     )
 
 
@@ -157,28 +184,36 @@ def reach_px(wavelength_m: float, numerical_aperture: float, pixel_size_m: float
     return math.floor(_SECOND_DARK_RING * wavelength_m / numerical_aperture / pixel_size_m)
 
 
-def _spot(optics: Optics, pixel_size_m: float) -> Kernel:
-    """Return the excitation's intensity, sum 1."""
-    pupil = _Pupil(optics, optics.excitation_m, pixel_size_m)
+def _beam(
+    optics: Optics, wavelength_m: float, pixel_size_m: float, offset_yx_px: Offset, *, has_vortex: bool
+) -> Kernel:
+    """Return a beam's intensity; without aberrations, in the middle of the pixels, its sum is 1."""
+    pupil = _Pupil(optics, wavelength_m, pixel_size_m)
+    # A vortex raises each order by one, and leaves nothing in the middle.
+    first = int(has_vortex)
     intensity = (
-        pupil.integral(0, 1 + pupil.cos) ** 2
-        + 2 * pupil.integral(1, pupil.sin) ** 2
-        + pupil.integral(2, 1 - pupil.cos) ** 2
+        pupil.integral(first, 1 + pupil.cos) ** 2
+        + 2 * pupil.integral(first + 1, pupil.sin) ** 2
+        + pupil.integral(first + 2, 1 - pupil.cos) ** 2
     )
     image = pupil.spread(intensity)
+    if optics.aberrations.any or offset_yx_px != CENTRED:
+        rows_m, columns_m = _places_m(image.shape[0] // 2, pixel_size_m, offset_yx_px)
+        beam = _lens(optics, wavelength_m).beam(rows_m, columns_m, has_vortex=has_vortex)
+        return np.asarray(beam / image.sum())
     return np.asarray(image / image.sum())
 
 
-def _donut(optics: Optics, pixel_size_m: float) -> Kernel:
-    """Return the intensity of the STED beam with its vortex, sum 1, nothing in the middle."""
-    pupil = _Pupil(optics, optics.sted_m, pixel_size_m)
-    intensity = (
-        pupil.integral(1, 1 + pupil.cos) ** 2
-        + 2 * pupil.integral(2, pupil.sin) ** 2
-        + pupil.integral(3, 1 - pupil.cos) ** 2
+def _lens(optics: Optics, wavelength_m: float) -> Pupil:
+    return Pupil(optics.numerical_aperture, optics.refractive_index, wavelength_m, optics.aberrations)
+
+
+def _places_m(half: int, pixel_size_m: float, offset_yx_px: Offset) -> tuple[Kernel, Kernel]:
+    """Return how far rows and columns of a kernel are from the axis."""
+    rows_m, columns_m = (
+        np.asarray(pixel_size_m * (_offsets(half) + offset), np.float64) for offset in offset_yx_px
     )
-    image = pupil.spread(intensity)
-    return np.asarray(image / image.sum())
+    return rows_m, columns_m
 
 
 class _Pupil:
@@ -209,36 +244,75 @@ class _Pupil:
         return image
 
 
-def _seen_through_pinhole(optics: Optics, emission_m: float, pixel_size_m: float) -> Kernel:
-    """Return the detection's kernel, its largest value the transmission of the objective."""
+def _seen_through_pinhole(
+    optics: Optics, emission_m: float, pixel_size_m: float, offset_yx_px: Offset
+) -> Kernel:
+    """Return the detection's kernel, its largest value the transmission of a perfect objective."""
     from scipy import fft
 
     half = reach_px(emission_m, optics.numerical_aperture, pixel_size_m)
     radius_m = optics.pinhole_airy * _AIRY_UNIT * emission_m / optics.numerical_aperture
     distance_m = pixel_size_m * np.hypot(_offsets(half)[:, None], _offsets(half))
-    pattern = _airy(optics, emission_m, pixel_size_m, half)
     hole = (distance_m <= radius_m).astype(np.float64)
     side = fft.next_fast_len(2 * len(hole) - 1, real=True)
-    spectrum = fft.rfft2(pattern, (side, side)) * fft.rfft2(hole, (side, side))
-    seen = fft.irfft2(spectrum, (side, side))[half : 3 * half + 1, half : 3 * half + 1]
-    return np.asarray(seen / seen.max() * optics.emission_transmission)
+
+    def seen(pattern: Kernel) -> Kernel:
+        spectrum = fft.rfft2(pattern, (side, side)) * fft.rfft2(hole, (side, side))
+        return np.asarray(fft.irfft2(spectrum, (side, side))[half : 3 * half + 1, half : 3 * half + 1])
+
+    perfect = seen(_airy(optics, emission_m, pixel_size_m, half))
+    if not optics.aberrations.any and offset_yx_px == CENTRED:
+        return np.asarray(perfect / perfect.max() * optics.emission_transmission)
+    pattern = _pattern(optics, emission_m, pixel_size_m, half, offset_yx_px)
+    # The Fourier transform leaves rounding noise of either sign where nothing is seen.
+    return np.asarray(np.maximum(seen(pattern) / perfect.max() * optics.emission_transmission, 0.0))
 
 
 def _airy(optics: Optics, emission_m: float, pixel_size_m: float, half: int) -> Kernel:
     """Return the Airy pattern averaged over each pixel, 1 at its maximum."""
-    from scipy.special import j1
-
     nodes, weights = np.polynomial.legendre.leggauss(_PIXEL_NODES)
     # One quadrant: rows and columns of sub-pixel points, in pixels from the axis.
     points = (np.arange(half + 1)[:, None] + nodes / 2).ravel()
-    argument = (2 * np.pi * optics.numerical_aperture / emission_m * pixel_size_m) * np.hypot(
-        points[:, None], points
-    )
-    amplitude = 2 * j1(argument) / argument
-    inside = (amplitude**2).reshape(half + 1, _PIXEL_NODES, half + 1, _PIXEL_NODES)
+    inside = _airy_at(optics, emission_m, pixel_size_m, points, points)
+    inside = inside.reshape(half + 1, _PIXEL_NODES, half + 1, _PIXEL_NODES)
     quadrant = np.einsum("i,yixj,j->yx", weights / 2, inside, weights / 2)
     folded = np.abs(np.arange(-half, half + 1))
     return np.asarray((quadrant / quadrant.max())[np.ix_(folded, folded)])
+
+
+def _airy_at(
+    optics: Optics, emission_m: float, pixel_size_m: float, rows_px: Kernel, columns_px: Kernel
+) -> Kernel:
+    """Return the Airy pattern, 1 in the middle, at distances from the axis in pixels."""
+    from scipy.special import j1
+
+    argument = (2 * np.pi * optics.numerical_aperture / emission_m * pixel_size_m) * np.hypot(
+        rows_px[:, None], columns_px
+    )
+    argument = np.maximum(argument, _TINY)
+    return np.asarray((2 * j1(argument) / argument) ** 2)
+
+
+def _pattern(
+    optics: Optics, emission_m: float, pixel_size_m: float, half: int, offset_yx_px: Offset
+) -> Kernel:
+    """Return the same as :func:`_airy` with aberrations and at any place, on the same scale."""
+    nodes, weights = np.polynomial.legendre.leggauss(_PIXEL_NODES_ABERRATED)
+
+    def averaged(optics: Optics, half: int, offset_yx_px: Offset) -> Kernel:
+        rows_px, columns_px = (
+            (_offsets(half)[:, None] + offset + nodes / 2).ravel() for offset in offset_yx_px
+        )
+        if optics.aberrations.any:
+            lens = _lens(optics, emission_m)
+            inside = lens.image(pixel_size_m * rows_px, pixel_size_m * columns_px)
+        else:
+            inside = _airy_at(optics, emission_m, pixel_size_m, rows_px, columns_px)
+        split = inside.reshape(2 * half + 1, len(nodes), 2 * half + 1, len(nodes))
+        return np.asarray(np.einsum("i,yixj,j->yx", weights / 2, split, weights / 2))
+
+    perfect = averaged(optics.replace(aberrations=Aberrations()), 0, CENTRED)
+    return averaged(optics, half, offset_yx_px) / perfect
 
 
 def _offsets(half: int) -> NDArray[np.intp]:

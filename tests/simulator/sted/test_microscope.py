@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from controller.core.limits import SafeValues
 from controller.core.protocols import Microscope, Plugin, RemembersLight
 from controller.core.settings import Region, ScanSettings
 from controller.testing import LIMITS, MicroscopeContract, resources
+from simulator.specimens import Specimen, SpecimenOptions
 from simulator.sted import pysted_reference
 from simulator.sted.microscope import SimulatedMicroscope
 from simulator.sted.scanning import Exposure, Scanned, Seeds
@@ -187,6 +189,12 @@ def test_it_fills_its_roles_and_is_made_from_options() -> None:
         ({"specimen": "cheese"}, "specimen"),
         ({"bleaching": -1.0}, "bleaching"),
         ({"engine": "magic"}, "engine"),
+        ({"drift_m_per_s": -1e-9}, "drift_m_per_s"),
+        ({"vibration_hz": 0.0}, "vibration_hz"),
+        ({"diffusion_m2_per_s": float("inf")}, "diffusion_m2_per_s"),
+        ({"diffusing": "everything"}, "diffusing"),
+        ({"engine": "pysted", "vibration_m": 1e-9}, "vibration_m is not known to the engine 'pysted'"),
+        ({"engine": "pysted", "drift_m_per_s": 1e-9}, "drift_m_per_s is not known to the engine 'pysted'"),
         ({"speed": 1.0}, "speed"),
     ],
 )
@@ -453,3 +461,107 @@ def test_a_safe_value_that_the_simulated_lights_cannot_take_is_refused() -> None
     given = replace(resources(), safe=SafeValues(sted_w=1e-3))
     with pytest.raises(ConfigurationError, match=r"\[safe\]: simulated lights go to 0 W"):
         SimulatedMicroscope.from_options(SimulatedMicroscope.Options(), given)
+
+
+def one_bead(clock: SimulatedClock, **changes: Any) -> SimulatedMicroscope:
+    """Return a microscope with one bright bead in the map pixel below and right of (0, 0)."""
+    molecules = np.zeros((256, 256), np.int32)
+    molecules[128, 128] = 200_000
+    bead = Specimen("bead", molecules, np.sign(molecules), np.sign(molecules), ("background", "bead"))
+    options = SMALL.replace(bleaching=0.0, background_hz=0.0, **changes)
+    return SimulatedMicroscope(options, clock=clock, seed=8, specimen=bead)
+
+
+def centroid_yx_m(frame: Frame) -> NDArray[np.float64]:
+    """Return the middle of the light; the bead is at (10 nm, 10 nm)."""
+    photons = frame.photons.astype(float)
+    (y, x), pixel_m = frame.settings.region.center_yx_m, frame.settings.pixel_size_m
+    place = [(np.arange(size) - (size - 1) / 2) * pixel_m for size in photons.shape]
+    total = photons.sum()
+    return np.array([y + photons.sum(axis=1) @ place[0] / total, x + photons.sum(axis=0) @ place[1] / total])
+
+
+def test_a_drifting_sample_is_seen_where_it_has_drifted_to() -> None:
+    clock = SimulatedClock()
+    microscope = one_bead(clock, drift_m_per_s=20e-9)
+    wide = CONFOCAL.replace(region=region(side_m=1.6e-6))
+    first = microscope.acquire(wide)
+    clock.sleep(17.3)
+    later = microscope.acquire(wide)
+    for frame in (first, later):
+        # The bead is in the middle line, in the middle of the scan.
+        truth = np.array(microscope.shift_m(frame.started_s + wide.duration_s / 2))
+        assert centroid_yx_m(frame) - 10e-9 == pytest.approx(truth, abs=2.6e-9)
+    assert np.hypot(*microscope.shift_m(clock.now_s())) == pytest.approx(20e-9 * clock.now_s())
+
+
+def test_whoever_follows_the_drift_sees_the_same_place() -> None:
+    clock = SimulatedClock()
+    microscope = one_bead(clock, drift_m_per_s=20e-9)
+    clock.sleep(25.0)
+    y, x = microscope.shift_m(clock.now_s())
+    frame = microscope.acquire(CONFOCAL.replace(region=region(y, x)))
+    assert np.hypot(*(centroid_yx_m(frame) - (y + 10e-9, x + 10e-9))) < 15e-9
+
+
+def test_vibration_displaces_line_by_line() -> None:
+    microscope = one_bead(SimulatedClock(), vibration_m=30e-9, vibration_hz=40.0)
+    frame = microscope.acquire(CONFOCAL.replace(region=region(side_m=1.2e-6)))
+    lines = np.flatnonzero(frame.photons.sum(axis=1) > 20_000)
+    assert len(lines) > 8
+    x_m = (np.arange(60) - 29.5) * 20e-9 - 10e-9
+    seen_m = [frame.photons[line] @ x_m / frame.photons[line].sum() for line in lines]
+    truth_m = [microscope.shift_m((line + 0.5) * 60 * 10e-6)[1] for line in lines]
+    assert np.ptp(truth_m) > 20e-9
+    assert np.abs(np.subtract(seen_m, truth_m)).max() < 6e-9
+
+
+def test_a_sample_at_rest_is_scanned_as_ever_whatever_its_vibration_would_be() -> None:
+    for a, b in zip(run(real()), run(real(vibration_hz=71.0, diffusing="molecules")), strict=True):
+        assert np.array_equal(a.photons, b.photons)
+
+
+def test_exposing_again_brings_motion_back() -> None:
+    changes: dict[str, Any] = {
+        "drift_m_per_s": 1e-6,
+        "vibration_m": 10e-9,
+        "diffusion_m2_per_s": 1e-13,
+        "specimen": "vesicles",
+    }
+    whole = run(real(**changes))
+    resumed = real(**changes)
+    for frame in whole[:3]:
+        resumed.expose_again(frame.settings)
+    assert np.array_equal(resumed.acquire(whole[3].settings).photons, whole[3].photons)
+    assert not np.array_equal(run(real(specimen="vesicles"))[3].photons, whole[3].photons)
+
+
+@pytest.mark.parametrize("diffusing", ["structures", "molecules"])
+def test_a_dim_sample_that_moves_and_bleaches_loses_molecules_to_light_alone(diffusing: str) -> None:
+    changes: dict[str, Any] = {"specimen": "vesicles", "molecules_per_pixel": 0.3, "diffusing": diffusing}
+    clock = SimulatedClock()
+    dark = real(clock=clock, diffusion_m2_per_s=1e-13, bleaching=0.0, **changes)
+    before = dark.molecules
+    assert 0 < before.sum() < 3000
+    bright = real(diffusion_m2_per_s=1e-13, bleaching=20.0, **changes)
+    left = [int(bright.molecules.sum())]
+    for _ in range(6):
+        clock.sleep(1.0)
+        dark.acquire(STED)
+        assert dark.molecules.sum() == before.sum()
+        bright.acquire(STED.replace(dwell_s=50e-6))
+        left.append(int(bright.molecules.sum()))
+    assert not np.array_equal(dark.molecules, before)
+    assert all(a >= b for a, b in pairwise(left))
+    assert left[-1] < left[0]
+
+
+def test_an_engine_that_scans_only_what_rests_is_refused_for_what_moves() -> None:
+    with pytest.raises(ConfigurationError, match=r"drift_m_per_s.*CountingEngine"):
+        quick(drift_m_per_s=1e-9)
+
+
+def test_options_of_the_sample_reach_it() -> None:
+    crowded = real(specimen_options=SpecimenOptions(density=4.0, rare_fraction=1.0))
+    assert len(crowded.specimen.points) > 2 * len(real().specimen.points)
+    assert set(crowded.specimen.points.classes.tolist()) == {2}
