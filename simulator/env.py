@@ -17,6 +17,7 @@ from simulator.environments.samples import (
 from simulator.environments.scan_env import ScanEnv, ScanOptions
 from simulator.environments.sted_sequence import STEDSequenceEnv, STEDSequenceOptions
 from simulator.environments.sted_tune import STEDTuneEnv, STEDTuneOptions
+from simulator.environments.vector import ScanVectorEnv, STEDSequenceVectorEnv, STEDTuneVectorEnv
 
 register_all()
 
@@ -31,11 +32,14 @@ __all__ = [
     "ROISelectOptions",
     "STEDSequenceEnv",
     "STEDSequenceOptions",
+    "STEDSequenceVectorEnv",
     "STEDTuneEnv",
     "STEDTuneOptions",
+    "STEDTuneVectorEnv",
     "SampleDistribution",
     "Samples",
     "ScanEnv",
     "ScanOptions",
+    "ScanVectorEnv",
     "SimulatedSamples",
 ]

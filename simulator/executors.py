@@ -92,7 +92,7 @@ class _Pool(Generic[T, R]):
         self._task = task
         self._others = set(multiprocessing.active_children())
         self._pool = ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+            workers, mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
         )
         self._waiting: dict[Future[Finished[T, R]], T] = {}
         self.has_broken = False
@@ -103,7 +103,7 @@ class _Pool(Generic[T, R]):
 
     def submit(self, item: T) -> None:
         # Ctrl-C reaches all processes of a terminal; a new one inherits that it is blocked.
-        with _interrupts_blocked():
+        with interrupts_blocked():
             try:
                 future = self._pool.submit(attempt, self._task, item)
             except BrokenProcessPool as error:
@@ -145,7 +145,7 @@ def attempt(task: Callable[[T], R], item: T) -> Finished[T, R]:
         return Finished(item, error=f"{type(error).__name__}: {error}")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let this process end when the one that made it is gone, however that ended."""
     parent = multiprocessing.parent_process()
     if parent is None:
@@ -159,7 +159,8 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _interrupts_blocked() -> Iterator[None]:
+def interrupts_blocked() -> Iterator[None]:
+    """Let no Ctrl-C reach what happens inside, nor the processes that are started there."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -9,6 +9,12 @@ IDS: dict[str, str] = {
     "Stedfast/ROISelect-v0": "simulator.environments.roi_select:ROISelectEnv",
 }
 
+#: Those of them that `make_vec` makes as one.
+VECTOR_IDS: dict[str, str] = {
+    "Stedfast/STEDTune-v0": "simulator.environments.vector:STEDTuneVectorEnv",
+    "Stedfast/STEDSequence-v0": "simulator.environments.vector:STEDSequenceVectorEnv",
+}
+
 
 def register_all() -> None:
     """Register the ids that are not registered yet.
@@ -23,4 +29,4 @@ def register_all() -> None:
     for name, entry_point in IDS.items():
         if name not in registry:
             # Each environment ends its episodes itself, so that it works without `make`, too.
-            register(name, entry_point=entry_point)
+            register(name, entry_point=entry_point, vector_entry_point=VECTOR_IDS.get(name))
