@@ -5,8 +5,9 @@ For each id and task the mean return of
 - ``random``: uniform actions;
 - ``default``: what an expert would set, the same for every sample;
 - ``oracle``: the best constant setting of a dense sweep, chosen on other seeds under common random
-  numbers (7 values of each parameter, then the best dozen again on more seeds). For ROISelect: the place
-  with the most that is still to be found, which it looks up in the truth.
+  numbers (7 values of each parameter, then the best dozen again on more seeds; of more than three
+  parameters a random search that ends in small steps). For ROISelect: the place with the most that is
+  still to be found, which it looks up in the truth.
 
 All play the same seeds. Intervals are 95 % bootstrap intervals over the seeds, that of ``gap`` (oracle less
 random) of paired differences. ``episodes needed`` is how many it takes until the gap is ten half-widths of
@@ -71,6 +72,32 @@ def swept(env: Any, values: int = 7) -> Policy:
     return constant(best[int(second.argmax())])
 
 
+def searched(env: Any, tries: int = 48, refinements: int = 32) -> Policy:
+    """Return a good constant action where a grid would be too large.
+
+    Random actions play an episode each, the best eight three more; then steps from the best of these in
+    some of its numbers, ever smaller, are kept if they gain on the same three.
+    """
+    rng = np.random.default_rng(0)
+    numbers = env.action_space.shape[0]
+
+    def worth(action: NDArray[np.float32]) -> float:
+        return float(returns(env, constant(action), _SWEEP + 100, 3).mean())
+
+    random = rng.uniform(-1, 1, (tries, numbers)).astype(np.float32)
+    first = np.array([episode(env, constant(action), _SWEEP) for action in random])
+    value, best = max(((worth(action), action) for action in random[np.argsort(first)[-8:]]), key=_value)
+    for step in np.geomspace(0.4, 0.08, refinements):
+        moved = rng.normal(0, step, numbers) * (rng.random(numbers) < 0.5)
+        action = np.clip(best + moved, -1, 1).astype(np.float32)
+        value, best = max((value, best), (worth(action), action), key=_value)
+    return constant(best)
+
+
+def _value(found: tuple[float, NDArray[np.float32]]) -> float:
+    return found[0]
+
+
 def interval(values: NDArray[np.float64]) -> float:
     """Return the half-width of the 95 % bootstrap interval of the mean."""
     rng = np.random.default_rng(0)
@@ -115,8 +142,9 @@ def brightest_place(env: Any) -> NDArray[np.float32]:
 def policies(name: str, env: Any) -> dict[str, Policy]:
     if "ROISelect" in name:
         return {"random": uniform(0), "default": brightest_place, "oracle": best_place}
-    default = constant(env.action_map.action(DEFAULT))
-    return {"random": uniform(0), "default": default, "oracle": swept(env)}
+    default = constant(env.action_map.action({**env.options.fixed, **DEFAULT}))
+    oracle = swept(env) if len(env.action_map) <= 3 else searched(env)
+    return {"random": uniform(0), "default": default, "oracle": oracle}
 
 
 def timed(env: Any) -> tuple[float, float]:

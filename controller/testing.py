@@ -21,8 +21,9 @@ from pydantic import Field
 
 from controller.core.clock import SimulatedClock
 from controller.core.decision import Acquire, AskLabel, Budget, Dose, Observation, Stop
-from controller.core.errors import AcquisitionStoppedError, DeviceError
+from controller.core.errors import AcquisitionStoppedError, DeviceError, LimitExceededError
 from controller.core.frame import Denoised, Frame
+from controller.core.guard import GuardedMicroscope
 from controller.core.limits import SafetyLimits
 from controller.core.protocols import (
     Capabilities,
@@ -34,7 +35,14 @@ from controller.core.protocols import (
     Resources,
     Segmenter,
 )
-from controller.core.settings import NonNegative, Region, ScanSettings, Settings
+from controller.core.settings import (
+    AdaptiveIllumination,
+    AdaptiveStep,
+    NonNegative,
+    Region,
+    ScanSettings,
+    Settings,
+)
 
 LIMITS = SafetyLimits(
     excitation_max_w=100e-6,
@@ -57,6 +65,14 @@ CONFOCAL = ScanSettings(
     pixel_size_m=20e-9,
     dwell_s=10e-6,
     excitation_w=10e-6,
+)
+
+#: A quarter of the time without the STED beam; then the rest of it, where there was anything.
+TWO_STEPS = AdaptiveIllumination(
+    steps=(
+        AdaptiveStep(dwell_fraction=0.25, sted_fraction=0.0, fewest_photons=2),
+        AdaptiveStep(dwell_fraction=0.75),
+    )
 )
 
 
@@ -297,6 +313,24 @@ class MicroscopeContract:
         microscope.acquire(self.settings)
         microscope.close()
         assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
+
+    def test_adaptive_scans_are_made_or_never_get_to_the_driver(self) -> None:
+        """What is not declared is refused by the guard; what is declared comes back as it was asked."""
+        microscope = self.make()
+        scan = self.settings.replace(line_averages=1, adaptive=TWO_STEPS)
+        if microscope.capabilities().adaptive:
+            frame = microscope.acquire(scan)
+            assert frame.settings.adaptive == TWO_STEPS
+            assert frame.photons.shape == scan.shape_yx
+            assert microscope.is_dark()
+        else:
+            try:
+                GuardedMicroscope(microscope, LIMITS).acquire(scan)
+            except LimitExceededError as error:
+                assert "adaptive" in str(error)  # noqa: PT017  # plug-in authors need no pytest.raises
+            else:
+                raise AssertionError("an adaptive scan got to a driver that makes none")
+        microscope.close()
 
     def test_a_simulated_sample_remembers_light(self) -> None:
         """After ``expose_again`` the next frame is the one that an uninterrupted run would give."""

@@ -17,7 +17,15 @@ from controller.core.errors import ConfigurationError
 from controller.core.frame import Frame
 from controller.core.limits import SafetyLimits
 from controller.core.protocols import Capabilities, Resources
-from controller.core.settings import Modality, NonNegative, Positive, Region, ScanSettings, Settings
+from controller.core.settings import (
+    AdaptiveIllumination,
+    Modality,
+    NonNegative,
+    Positive,
+    Region,
+    ScanSettings,
+    Settings,
+)
 from policies.places import overlap_m2, whole_pixels
 from policies.power_steps import LastUse
 
@@ -42,6 +50,8 @@ class ScanStep(Settings):
         How often each line is scanned.
     focus_m
         Position of the focus drive; without it the focus stays where it is.
+    adaptive
+        Steps that end a pixel early; powers and time above are then the most that it gets.
     region
         Where, in sample coordinates; without it the policy chooses the place.
     """
@@ -53,6 +63,7 @@ class ScanStep(Settings):
     sted_w: NonNegative = 0.0
     line_averages: Annotated[int, Field(ge=1)] = 1
     focus_m: float | None = None
+    adaptive: AdaptiveIllumination | None = None
     region: Region | None = None
 
     def at(self, region: Region) -> ScanSettings:
@@ -89,6 +100,8 @@ class Reach:
         if settings.modality not in self.capabilities.modalities:
             known = ", ".join(self.capabilities.modalities)
             found.append(f"modality {settings.modality!r} is not one of {known} ({self.capabilities.name})")
+        if settings.adaptive is not None and not self.capabilities.adaptive:
+            found.append(f"adaptive scans are not made by {self.capabilities.name}")
         size, field = settings.region.size_yx_m, self.capabilities.fov_size_yx_m
         if not all(side <= most * (1 + 1e-6) for side, most in zip(size, field, strict=True)):
             found.append(f"region of {size} m is larger than the field of view, {field} m")

@@ -3,6 +3,15 @@
 ``import simulator`` registers the ids; importing this module does so, too.
 """
 
+from simulator.environments.adaptive import (
+    ADAPTIVE_TASKS,
+    DyMINEnv,
+    DyMINOptions,
+    DyMINParameter,
+    RESCueEnv,
+    RESCueOptions,
+    RESCueParameter,
+)
 from simulator.environments.parameters import SCAN_PARAMETERS
 from simulator.environments.registration import IDS, register_all
 from simulator.environments.roi_select import ROI_TASKS, ROISelectEnv, ROISelectOptions
@@ -22,12 +31,19 @@ from simulator.environments.vector import ScanVectorEnv, STEDSequenceVectorEnv, 
 register_all()
 
 __all__ = [
+    "ADAPTIVE_TASKS",
     "IDS",
     "ROI_TASKS",
     "SCAN_PARAMETERS",
     "TASKS",
+    "DyMINEnv",
+    "DyMINOptions",
+    "DyMINParameter",
     "MicroscopeFields",
     "Prepared",
+    "RESCueEnv",
+    "RESCueOptions",
+    "RESCueParameter",
     "ROISelectEnv",
     "ROISelectOptions",
     "STEDSequenceEnv",

@@ -111,9 +111,13 @@ class GuardedMicroscope:
         """
         request = _validated_copy(settings)
         found = self.limits.violations(request, self._source)
-        modalities = self.capabilities().modalities
-        if request.modality not in modalities:
-            found.append(f"modality {request.modality!r} is not one of this microscope's: {list(modalities)}")
+        able = self.capabilities()
+        if request.modality not in able.modalities:
+            found.append(
+                f"modality {request.modality!r} is not one of this microscope's: {list(able.modalities)}"
+            )
+        if request.adaptive is not None and not able.adaptive:
+            found.append(f"an adaptive scan is asked, {able.name} makes none: leave adaptive out")
         found += self._steps(request) + self._count_rate(request)
         if found:
             raise LimitExceededError("; ".join(found))
@@ -392,11 +396,16 @@ class GuardedMicroscope:
     def _count_rate(self, request: ScanSettings) -> list[str]:
         """Predict the brightest pixel from earlier frames; more STED power can only make it darker."""
         limit_hz = self.limits.count_rate_max_hz
-        known = [rate for sted_w, rate in self._brightness if sted_w <= request.sted_w]
-        if limit_hz is None or not known:
-            return []
-        expected_hz = max(known) * request.excitation_w
-        if expected_hz <= limit_hz:
+        expected_hz = max(
+            (
+                rate * light.excitation_w
+                for light in request.pixel_lights
+                for sted_w, rate in self._brightness
+                if sted_w <= light.sted_w
+            ),
+            default=0.0,
+        )
+        if limit_hz is None or expected_hz <= limit_hz:
             return []
         message = (
             f"excitation_w={request.excitation_w:g} W would give about {expected_hz:.3g} counts/s, judged by "
@@ -412,8 +421,10 @@ class GuardedMicroscope:
             if power_w > 0:
                 self._last_power_w[name] = power_w
         if settings.excitation_w > 0 and self.limits.count_rate_max_hz is not None:
+            # Of an adaptive frame this is the least that its weakest STED light can have given.
             rate_hz = _brightest_patch(frame.photons) / settings.pixel_time_s
-            self._brightness.append((settings.sted_w, rate_hz / settings.excitation_w))
+            sted_w = min(light.sted_w for light in settings.pixel_lights)
+            self._brightness.append((sted_w, rate_hz / settings.excitation_w))
             # Only the brightest frame at each STED power tells anything; the list stays short.
             best = dict(sorted(self._brightness, key=lambda item: item[1]))
             self._brightness = list(best.items())
@@ -453,6 +464,8 @@ def _valid_frame(frame: object, request: ScanSettings) -> Frame:
         )
     if actual.focus_m != request.focus_m:
         raise DeviceError(f"the microscope scanned focus {actual.focus_m} m, asked was {request.focus_m} m")
+    if actual.adaptive != request.adaptive:
+        raise DeviceError(f"the microscope scanned with {actual.adaptive}, asked was {request.adaptive}")
     return replace(frame, settings=actual)
 
 

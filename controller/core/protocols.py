@@ -28,7 +28,8 @@ class Capabilities:
     """What a microscope can do, as it tells itself.
 
     ``fov_size_yx_m`` is what can be scanned without moving the stage. ``simulated`` microscopes
-    cost no sample, and their clock may be simulated too.
+    cost no sample, and their clock may be simulated too. ``adaptive`` ones make scans with
+    ``ScanSettings.adaptive``; others are never given one.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Capabilities:
     fov_size_yx_m: tuple[float, float]
     simulated: bool
     details: Mapping[str, str | int | float | bool]
+    adaptive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ and ``true`` are not numbers), without unknown keys, ``nan`` or ``inf``.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from math import fsum
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,6 +21,9 @@ MAX_WAIT_S = 1e6
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PartOfDwell = Annotated[float, Field(ge=1e-3, le=1)]
+Photons = Annotated[int, Field(ge=0, le=10**9)]
 
 
 class Settings(BaseModel):
@@ -61,12 +65,68 @@ class Region(Settings):
         )
 
 
+class AdaptiveStep(Settings):
+    """One step on each pixel of an adaptive scan: its part of the scan's light, and when the pixel ends.
+
+    Time and powers are fractions of the scan's own ``dwell_s``, ``excitation_w`` and ``sted_w``. A pixel
+    with fewer photons than ``fewest_photons`` in this step ends here, and so does one with more than
+    ``enough_photons``, whose photons are then scaled up to the whole time (``None``: never).
+    """
+
+    dwell_fraction: PartOfDwell
+    excitation_fraction: Fraction = 1.0
+    sted_fraction: Fraction = 1.0
+    fewest_photons: Photons = 0
+    enough_photons: Photons | None = None
+
+
+class AdaptiveIllumination(Settings):
+    """Steps on each pixel, which ends early where its photons say so (DyMIN, RESCue).
+
+    All steps together take no longer than the scan's ``dwell_s`` and no step has more power than the
+    scan, so whatever the photons decide, no pixel gets more light than without the steps.
+
+    A pixel's value is the photons of all its steps if ``sums``, otherwise those of the last one that it
+    made; with ``dark_is_zero`` it is 0 where it ended for want of photons. ``scaled_to_fraction`` is the
+    part of ``dwell_s`` that photons are scaled up to where they are enough; ``None`` is that of all
+    steps together.
+
+    Sources: DyMIN, Heine et al., PNAS 114:9797 (2017); RESCue, Staudt et al., Opt. Express 19:5644 (2011).
+    """
+
+    steps: Annotated[tuple[AdaptiveStep, ...], Field(min_length=1, max_length=255)]
+    sums: bool = False
+    dark_is_zero: bool = False
+    scaled_to_fraction: PartOfDwell | None = None
+
+    @model_validator(mode="after")
+    def _steps_fit_into_a_dwell(self) -> Self:
+        total = fsum(step.dwell_fraction for step in self.steps)
+        if not total <= 1:
+            raise ValueError(f"the dwell_fraction of all steps add up to {total!r}, allowed is 1")
+        return self
+
+
+class PixelLight(NamedTuple):
+    """What one pixel gets without a change of power."""
+
+    dwell_s: float
+    excitation_w: float
+    sted_w: float
+
+    @property
+    def energy_j(self) -> float:
+        """Return its energy, in joules."""
+        return (self.excitation_w + self.sted_w) * self.dwell_s
+
+
 class ScanSettings(Settings):
     """One scan: where, how finely sampled, for how long and with how much light.
 
     ``excitation_w`` and ``sted_w`` are mean powers at the sample in watts, ``dwell_s`` is the time
     the beam rests on a pixel in one pass, and each line is scanned ``line_averages`` times.
-    ``focus_m`` is where the focus goes; ``None`` leaves it where it is.
+    ``focus_m`` is where the focus goes; ``None`` leaves it where it is. With ``adaptive``, all these
+    are the most that a pixel may get, and so are time, dose and energy below.
     """
 
     modality: Modality
@@ -77,9 +137,12 @@ class ScanSettings(Settings):
     sted_w: NonNegative = 0.0
     line_averages: Annotated[int, Field(ge=1, le=100_000)] = 1
     focus_m: float | None = None
+    adaptive: AdaptiveIllumination | None = None
 
     @model_validator(mode="after")
     def _is_one_scan(self) -> Self:
+        if self.adaptive is not None and self.line_averages != 1:
+            raise ValueError(f"line_averages={self.line_averages} is asked of an adaptive scan, allowed is 1")
         if self.modality != "sted" and self.sted_w > 0:
             raise ValueError(f"sted_w={self.sted_w:g} W is asked of a {self.modality} scan, allowed is 0")
         extents = [size / self.pixel_size_m for size in self.region.size_yx_m]
@@ -110,6 +173,20 @@ class ScanSettings(Settings):
     def pixel_time_s(self) -> float:
         """Return the time the beam spends on each pixel, all passes together, in seconds."""
         return self.dwell_s * self.line_averages
+
+    @property
+    def pixel_lights(self) -> tuple[PixelLight, ...]:
+        """Return what a pixel gets, one entry for each step of an adaptive scan, otherwise one in all."""
+        if self.adaptive is None:
+            return (PixelLight(self.pixel_time_s, self.excitation_w, self.sted_w),)
+        return tuple(
+            PixelLight(
+                self.dwell_s * step.dwell_fraction,
+                self.excitation_w * step.excitation_fraction,
+                self.sted_w * step.sted_fraction,
+            )
+            for step in self.adaptive.steps
+        )
 
     @property
     def duration_s(self) -> float:

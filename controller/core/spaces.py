@@ -15,10 +15,10 @@ from pydantic import model_validator
 from controller.core.settings import Settings
 
 
-class Parameter(Settings):
-    """One tunable number: a field of ``ScanSettings``, its bounds in SI units and its scale."""
+class Tunable(Settings):
+    """One number that may be chosen: its name with its unit, its bounds and its scale."""
 
-    name: Literal["dwell_s", "excitation_w", "sted_w", "pixel_size_m"]
+    name: str
     low: float
     high: float
     scale: Literal["linear", "log"] = "linear"
@@ -32,10 +32,16 @@ class Parameter(Settings):
         return self
 
 
+class Parameter(Tunable):
+    """One tunable field of ``ScanSettings``, in SI units."""
+
+    name: Literal["dwell_s", "excitation_w", "sted_w", "pixel_size_m"]
+
+
 class ParameterSpace:
     """An ordered set of parameters, and the way between SI values and the unit cube."""
 
-    def __init__(self, parameters: Sequence[Parameter]) -> None:
+    def __init__(self, parameters: Sequence[Tunable]) -> None:
         names = [parameter.name for parameter in parameters]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"a parameter space needs distinct parameters, got {names}")
@@ -62,13 +68,13 @@ class ParameterSpace:
         return {p.name: self._from_unit(p, u) for p, u in zip(self.parameters, points.T, strict=True)}
 
     @staticmethod
-    def _to_unit(p: Parameter, value: float) -> float:
+    def _to_unit(p: Tunable, value: float) -> float:
         if p.scale == "log":
             return float(np.log(value / p.low) / np.log(p.high / p.low))
         return (value - p.low) / (p.high - p.low)
 
     @staticmethod
-    def _from_unit(p: Parameter, unit: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _from_unit(p: Tunable, unit: NDArray[np.float64]) -> NDArray[np.float64]:
         value = p.low * (p.high / p.low) ** unit if p.scale == "log" else p.low + unit * (p.high - p.low)
         # Rounding may step over a bound by one part in 1e16, and the guard refuses rather than clips.
         return np.clip(value, p.low, p.high)

@@ -268,6 +268,8 @@ def describe(settings: ScanSettings) -> str:
     ]
     if settings.modality == "sted":
         parts.append(f"STED {quantity(settings.sted_w, 'W')}")
+    if settings.adaptive is not None:
+        parts.append(f"adaptive, at most {len(settings.adaptive.steps)} steps")
     return " · ".join(parts)
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from controller.core.errors import ConfigurationError
 from controller.core.limits import SafetyLimits
-from controller.core.spaces import Parameter, ParameterSpace
+from controller.core.spaces import Parameter, ParameterSpace, Tunable
 
 Floats32 = NDArray[np.float32]
 
@@ -33,7 +33,7 @@ class ActionMap:
         If a parameter reaches beyond the limits: the guard would refuse part of the actions.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], limits: SafetyLimits) -> None:
+    def __init__(self, parameters: Sequence[Tunable], limits: SafetyLimits) -> None:
         self.space = ParameterSpace(parameters)
         problems = [problem for parameter in parameters if (problem := _beyond(parameter, limits))]
         if problems:
@@ -74,14 +74,17 @@ def as_point(action: NDArray[np.floating], names: Sequence[str]) -> NDArray[np.f
     return np.clip(point, -1.0, 1.0)
 
 
-def _beyond(parameter: Parameter, limits: SafetyLimits) -> str | None:
+def _beyond(parameter: Tunable, limits: SafetyLimits) -> str | None:
     """Say how a parameter reaches beyond the limits, if it does."""
-    low, high = {
+    allowed = {
         "sted_w": (0.0, limits.sted_max_w),
         "excitation_w": (0.0, limits.excitation_max_w),
         "dwell_s": (limits.dwell_min_s, limits.dwell_max_s),
         "pixel_size_m": (limits.pixel_size_min_m, limits.pixel_size_max_m),
-    }[parameter.name]
+    }
+    if parameter.name not in allowed:
+        return None  # the limits say nothing about it
+    low, high = allowed[parameter.name]
     if low <= parameter.low and parameter.high <= high:
         return None
     return (

@@ -6,6 +6,8 @@ from __future__ import annotations
 IDS: dict[str, str] = {
     "Stedfast/STEDTune-v0": "simulator.environments.sted_tune:STEDTuneEnv",
     "Stedfast/STEDSequence-v0": "simulator.environments.sted_sequence:STEDSequenceEnv",
+    "Stedfast/DyMIN-v0": "simulator.environments.adaptive:DyMINEnv",
+    "Stedfast/RESCue-v0": "simulator.environments.adaptive:RESCueEnv",
     "Stedfast/ROISelect-v0": "simulator.environments.roi_select:ROISelectEnv",
 }
 

@@ -13,7 +13,7 @@ from controller.core.dose import Lit
 from controller.core.errors import ConfigurationError, DoseBudgetError, LimitExceededError
 from controller.core.frame import Frame
 from controller.core.settings import Modality, Positive, ScanSettings
-from controller.core.spaces import Parameter
+from controller.core.spaces import Parameter, Tunable
 from simulator.environments import rewards
 from simulator.environments.microscope_env import Action, EnvOptions, Info, MicroscopeEnv, Observation
 from simulator.environments.parameters import SCAN_PARAMETERS, ActionMap
@@ -43,14 +43,19 @@ class ScanOptions(EnvOptions):
 
 
 @dataclass(slots=True)
-class _Done:
-    """What became of the scan of one step. ``lit`` is its light, ``refusal`` why there is no image."""
+class Done:
+    """What became of the scan of one step.
+
+    ``lit`` is its light as it was booked, ``fell_j`` the energy that fell if less is known to have, and
+    ``refusal`` why there is no image.
+    """
 
     lit: Lit
     measures: dict[str, Measure] = field(default_factory=lambda: dict(rewards.NOTHING_MEASURED))
     truth: rewards.ScanTruth | None = None
     refusal: str = ""
     is_spent: bool = False
+    fell_j: float | None = None
 
 
 class ScanEnv(MicroscopeEnv[ScanOptions]):
@@ -83,7 +88,7 @@ class ScanEnv(MicroscopeEnv[ScanOptions]):
                 f'reward.kind={reward.kind!r} needs a simulated microscope; use "measured"'
             )
         self._reward = reward_function or reward.function()
-        self._actions = ActionMap(self.options.parameters, self._samples.limits)
+        self._actions = ActionMap(self._tunables(), self._samples.limits)
         recorded = len(self._actions) + len(rewards.OBJECTIVES) + 1
         self._set_spaces(actions=len(self._actions), recorded=recorded, side_px=self.options.pixels)
 
@@ -110,7 +115,8 @@ class ScanEnv(MicroscopeEnv[ScanOptions]):
         self._remember([*action, *(2 * score - 1 for score in scores.values()), was_scanned])
         reward, is_spent = -self.options.refusal_cost, scan.is_spent
         if not scan.refusal:
-            share = scan.lit.energy_j / self._samples.limits.session_energy_max_j
+            energy_j = scan.lit.energy_j if scan.fell_j is None else scan.fell_j
+            share = energy_j / self._samples.limits.session_energy_max_j
             reward = float(self._reward(rewards.Scan(scores, share, scan.truth)))
             is_spent = self._move_on() or self._signal_left() < self.options.least_signal
         terminated, truncated = self._ends(terminated=is_spent)
@@ -124,6 +130,10 @@ class ScanEnv(MicroscopeEnv[ScanOptions]):
     def _move_on(self) -> bool:
         """Get ready for the next step; tell whether the dose budget does not allow it."""
         raise NotImplementedError
+
+    def _tunables(self) -> Sequence[Tunable]:
+        """Return what an action has a number for."""
+        return self.options.parameters
 
     # What they share.
 
@@ -151,11 +161,11 @@ class ScanEnv(MicroscopeEnv[ScanOptions]):
             return 1.0
         return min(1.0, max(0.0, _signal(self._now) / self._first_signal))
 
-    def _scan(self, asked: dict[str, float]) -> _Done:
+    def _scan(self, asked: dict[str, float]) -> Done:
         """Make the policy's scan and the confocal one after it, and judge them."""
         truth, region = self._stage.truth, self._region
         before = truth.molecules(region) if truth else None
-        done = _Done(Lit(region, 0.0, 0.0))
+        done = Done(Lit(region, 0.0, 0.0))
         try:
             sted = self._stage.microscope.acquire(self._settings(self.options.modality, asked))
             done.lit = Lit.by(sted.settings)
@@ -173,7 +183,7 @@ class ScanEnv(MicroscopeEnv[ScanOptions]):
             done.truth = rewards.judge(sted.photons, before, survivors, points, region.center_yx_m)
         return done
 
-    def _told(self, settings: dict[str, float], scan: _Done) -> Info:
+    def _told(self, settings: dict[str, float], scan: Done) -> Info:
         """Return what ``info`` says of a step; its keys are always the same, its figures finite."""
         truth = (scan.truth or rewards.ScanTruth(0.0, 0.0, 0.0)).named() if self._stage.truth else {}
         return {
@@ -193,7 +203,7 @@ class ScanEnv(MicroscopeEnv[ScanOptions]):
         asked = {"excitation_w": self.options.confocal_excitation_w, "dwell_s": self.options.confocal_dwell_s}
         return self._stage.microscope.acquire(self._settings("confocal", asked))
 
-    def _settings(self, modality: Modality, asked: dict[str, float]) -> ScanSettings:
+    def _settings(self, modality: Modality, asked: Mapping[str, float]) -> ScanSettings:
         if modality != "sted":
             asked = {**asked, "sted_w": 0.0}
         return ScanSettings.model_validate(

@@ -16,11 +16,13 @@ from enum import IntEnum
 from typing import Annotated, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from controller.core.errors import (
     ConfigurationError,
     DeviceError,
+    InvalidRequestError,
 )
 from controller.core.frame import Frame
 from controller.core.limits import SafeValues
@@ -45,7 +47,15 @@ from simulator.sted.optics import Optics
 from simulator.sted.photophysics import DYES, DyeName
 from simulator.sted.pysted_reference import PystedEngine
 from simulator.sted.sample import Sample, moving_engine
-from simulator.sted.scanning import Exposure, Molecules, Scanned, ScanningEngine, Seeds
+from simulator.sted.scanning import (
+    AdaptiveExposure,
+    Exposure,
+    Molecules,
+    Scanned,
+    ScanningEngine,
+    Seeds,
+    Step,
+)
 
 _MODALITIES: tuple[Modality, ...] = ("overview", "confocal", "sted")
 
@@ -202,6 +212,7 @@ class SimulatedMicroscope:
         )
         self._control = ScanControl(clock)
         self._next_index = 0
+        self._steps_made: NDArray[np.uint8] | None = None
 
     @classmethod
     def from_options(cls, options: Options, resources: Resources) -> Self:
@@ -234,6 +245,14 @@ class SimulatedMicroscope:
         y, x = self._path.shift_m(np.array([time_s - self._made_s]))[0].tolist()
         return y, x
 
+    @property
+    def steps_made(self) -> NDArray[np.uint8] | None:
+        """How many steps each pixel of the last adaptive scan made, shape ``(y, x)``; None before one.
+
+        For rewards and figures, as :attr:`molecules`.
+        """
+        return self._steps_made
+
     def capabilities(self) -> Capabilities:
         """Return what this microscope can do."""
         height_m, width_m = self._stage.sample.size_yx_m
@@ -253,6 +272,8 @@ class SimulatedMicroscope:
                 "engine": type(self._engine).__name__,
                 "seed": self._seed,
             },
+            # pySTED makes two kinds of adaptive scans, and they cannot be stopped.
+            adaptive=isinstance(self._engine, STEDEngine),
         )
 
     def acquire(self, settings: ScanSettings) -> Frame:
@@ -333,23 +354,23 @@ class SimulatedMicroscope:
     ) -> Scanned:
         """Scan with the chance of this acquisition; what it bleaches is missing from the sample."""
         self._diffuse(index, started_s)
-        exposure = Exposure(
-            place.stride_px,
-            settings.pixel_time_s,
-            settings.excitation_w,
-            settings.sted_w,
-            settings.line_averages,
-        )
+        exposure = _exposure(settings, place.stride_px)
         seeds = Seeds(
             self._stream(_Purpose.BLEACHING, index),
             self._stream(_Purpose.PHOTONS, index),
         )
         if self._moving_engine is None:
-            return self._sample.scan(self._engine, place, exposure, seeds, go_on)
-        lines = place.shape_yx[0]
-        middle_s = started_s - self._made_s + settings.duration_s * (np.arange(lines) + 0.5) / lines
-        shift_px = self._path.shift_m(middle_s) / MAP_PIXEL_SIZE_M
-        return self._sample.scan_moving(self._moving_engine, place, exposure, seeds, go_on, shift_px=shift_px)
+            scanned = self._sample.scan(self._engine, place, exposure, seeds, go_on)
+        else:
+            lines = place.shape_yx[0]
+            middle_s = started_s - self._made_s + settings.duration_s * (np.arange(lines) + 0.5) / lines
+            shift_px = self._path.shift_m(middle_s) / MAP_PIXEL_SIZE_M
+            scanned = self._sample.scan_moving(
+                self._moving_engine, place, exposure, seeds, go_on, shift_px=shift_px
+            )
+        if scanned.steps is not None:
+            self._steps_made = scanned.steps
+        return scanned
 
     def _diffuse(self, index: int, now_s: float) -> None:
         """Let what diffuses move until now."""
@@ -366,7 +387,31 @@ class SimulatedMicroscope:
                 f"modality={settings.modality!r} is asked of a simulated STED microscope, "
                 f"which does {', '.join(_MODALITIES)}"
             )
+        if settings.adaptive is not None and not self.capabilities().adaptive:
+            raise InvalidRequestError(
+                'an adaptive scan is asked, allowed is that with engine = "exact" (microscope.options.engine)'
+            )
         return self._stage.place(settings)
+
+
+def _exposure(settings: ScanSettings, stride_px: int) -> Exposure | AdaptiveExposure:
+    """Return the light of a scan as an engine takes it."""
+    adaptive = settings.adaptive
+    if adaptive is None:
+        return Exposure(
+            stride_px,
+            settings.pixel_time_s,
+            settings.excitation_w,
+            settings.sted_w,
+            settings.line_averages,
+        )
+    steps = tuple(
+        Step(*light, step.fewest_photons, step.enough_photons)
+        for light, step in zip(settings.pixel_lights, adaptive.steps, strict=True)
+    )
+    part = adaptive.scaled_to_fraction
+    scaled_to_s = None if part is None else part * settings.dwell_s
+    return AdaptiveExposure(stride_px, steps, adaptive.sums, adaptive.dark_is_zero, scaled_to_s)
 
 
 def _engine(options: SimulatedMicroscope.Options) -> ScanningEngine:

@@ -89,7 +89,7 @@ class Sample:
             glass.append((before, length - before - (stop - start)))
         lit = self._map[..., inside[0], inside[1]]  # a view: survivors are written back to it
         beyond = [(0, 0)] * (lit.ndim - 2) + glass
-        scanned = engine.scan(np.pad(lit, beyond), exposure, seeds, go_on)  # type: ignore[arg-type]
+        scanned = engine.scan(np.pad(lit, beyond), exposure, seeds, go_on)
         (top, _), (before, _) = glass
         height, width = lit.shape[-2:]
         lit[:] = scanned.survivors[..., top : top + height, before : before + width]

@@ -35,7 +35,7 @@ from controller.testing import LIMITS, MicroscopeContract, resources
 from simulator.specimens import Specimen, SpecimenOptions
 from simulator.sted import pysted_reference
 from simulator.sted.microscope import SimulatedMicroscope
-from simulator.sted.scanning import Exposure, Scanned, Seeds
+from simulator.sted.scanning import AdaptiveExposure, Exposure, Scanned, Seeds
 
 Options = SimulatedMicroscope.Options
 SMALL = Options(specimen="beads", fields_yx=(2, 2), field_size_m=2.56e-6)
@@ -60,7 +60,7 @@ class CountingEngine:
     def scan(
         self,
         molecules: NDArray[np.int32],
-        exposure: Exposure,
+        exposure: Exposure | AdaptiveExposure,
         seeds: Seeds,
         go_on: Callable[[int], bool] = lambda _: True,
     ) -> Scanned:
