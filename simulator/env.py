@@ -3,6 +3,9 @@
 ``import simulator`` registers the ids; importing this module does so, too.
 """
 
+from simulator.environments.brain_env import BrainEnv, BrainEnvOptions
+from simulator.environments.brain_samples import BrainDistribution, SimulatedBrains
+from simulator.environments.calcium_events import EVENT_TASKS, CalciumEventsEnv, CalciumEventsOptions
 from simulator.environments.parameters import SCAN_PARAMETERS
 from simulator.environments.registration import IDS, register_all
 from simulator.environments.roi_select import ROI_TASKS, ROISelectEnv, ROISelectOptions
@@ -17,14 +20,22 @@ from simulator.environments.samples import (
 from simulator.environments.scan_env import ScanEnv, ScanOptions
 from simulator.environments.sted_sequence import STEDSequenceEnv, STEDSequenceOptions
 from simulator.environments.sted_tune import STEDTuneEnv, STEDTuneOptions
+from simulator.environments.two_photon_power import POWER_TASKS, TwoPhotonPowerEnv, TwoPhotonPowerOptions
 
 register_all()
 
 __all__ = [
+    "EVENT_TASKS",
     "IDS",
+    "POWER_TASKS",
     "ROI_TASKS",
     "SCAN_PARAMETERS",
     "TASKS",
+    "BrainDistribution",
+    "BrainEnv",
+    "BrainEnvOptions",
+    "CalciumEventsEnv",
+    "CalciumEventsOptions",
     "MicroscopeFields",
     "Prepared",
     "ROISelectEnv",
@@ -37,5 +48,8 @@ __all__ = [
     "Samples",
     "ScanEnv",
     "ScanOptions",
+    "SimulatedBrains",
     "SimulatedSamples",
+    "TwoPhotonPowerEnv",
+    "TwoPhotonPowerOptions",
 ]

@@ -7,6 +7,8 @@ IDS: dict[str, str] = {
     "Stedfast/STEDTune-v0": "simulator.environments.sted_tune:STEDTuneEnv",
     "Stedfast/STEDSequence-v0": "simulator.environments.sted_sequence:STEDSequenceEnv",
     "Stedfast/ROISelect-v0": "simulator.environments.roi_select:ROISelectEnv",
+    "Stedfast/CalciumEvents-v0": "simulator.environments.calcium_events:CalciumEventsEnv",
+    "Stedfast/TwoPhoton-v0": "simulator.environments.two_photon_power:TwoPhotonPowerEnv",
 }
 
 
