@@ -12,6 +12,9 @@ from simulator.environments.adaptive import (
     RESCueOptions,
     RESCueParameter,
 )
+from simulator.environments.brain_env import BrainEnv, BrainEnvOptions
+from simulator.environments.brain_samples import BrainDistribution, SimulatedBrains
+from simulator.environments.calcium_events import EVENT_TASKS, CalciumEventsEnv, CalciumEventsOptions
 from simulator.environments.parameters import SCAN_PARAMETERS
 from simulator.environments.registration import IDS, register_all
 from simulator.environments.roi_select import ROI_TASKS, ROISelectEnv, ROISelectOptions
@@ -26,16 +29,24 @@ from simulator.environments.samples import (
 from simulator.environments.scan_env import ScanEnv, ScanOptions
 from simulator.environments.sted_sequence import STEDSequenceEnv, STEDSequenceOptions
 from simulator.environments.sted_tune import STEDTuneEnv, STEDTuneOptions
+from simulator.environments.two_photon_power import POWER_TASKS, TwoPhotonPowerEnv, TwoPhotonPowerOptions
 from simulator.environments.vector import ScanVectorEnv, STEDSequenceVectorEnv, STEDTuneVectorEnv
 
 register_all()
 
 __all__ = [
     "ADAPTIVE_TASKS",
+    "EVENT_TASKS",
     "IDS",
+    "POWER_TASKS",
     "ROI_TASKS",
     "SCAN_PARAMETERS",
     "TASKS",
+    "BrainDistribution",
+    "BrainEnv",
+    "BrainEnvOptions",
+    "CalciumEventsEnv",
+    "CalciumEventsOptions",
     "DyMINEnv",
     "DyMINOptions",
     "DyMINParameter",
@@ -57,5 +68,8 @@ __all__ = [
     "ScanEnv",
     "ScanOptions",
     "ScanVectorEnv",
+    "SimulatedBrains",
     "SimulatedSamples",
+    "TwoPhotonPowerEnv",
+    "TwoPhotonPowerOptions",
 ]

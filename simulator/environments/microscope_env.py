@@ -36,8 +36,6 @@ Observation = dict[str, NDArray[Any]]
 Info = dict[str, Any]
 Action = NDArray[np.float32]
 
-_BUDGETS = ("steps left", "energy left", "signal left")
-
 
 class EnvOptions(Settings):
     """What can be chosen of every environment."""
@@ -78,6 +76,7 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
 
     Options: ClassVar[type[EnvOptions]] = EnvOptions
     channels: ClassVar[tuple[str, ...]] = ()
+    budgets: ClassVar[tuple[str, str, str]] = ("steps left", "energy left", "signal left")
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012
 
     def __init__(
@@ -95,14 +94,14 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         self.options: OptionsT = self.Options.model_validate({**given, **changes})  # type: ignore[assignment]
         self.render_mode = render_mode
         self._tasks = tasks
-        if samples is None:
-            limits = simulated_limits(self.options.episode_energy_j)
-            samples = SimulatedSamples(_distribution(self.options, tasks), limits)
-        self._samples = samples
+        self._samples = self._simulated() if samples is None else samples
         self._prepared: Prepared | None = None
 
-    def _set_spaces(self, *, actions: int, recorded: int, side_px: int) -> None:
-        """Say how many numbers an action has, a step leaves in the history, and a side of the images."""
+    def _set_spaces(self, *, actions: int, recorded: int, side_px: int, **known: spaces.Box) -> None:
+        """Say how many numbers an action has, a step leaves in the history, and a side of the images.
+
+        ``known`` is what else an observation holds.
+        """
         remembered = self.options.history
         self._history = np.zeros((remembered, recorded), np.float32)
         self._image_shape = (len(self.channels), side_px, side_px)
@@ -110,7 +109,8 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
             {
                 "image": spaces.Box(0, 255, self._image_shape, np.uint8),
                 "history": spaces.Box(-1.0, 1.0, (remembered * recorded,), np.float32),
-                "budget": spaces.Box(0.0, 1.0, (len(_BUDGETS),), np.float32),
+                "budget": spaces.Box(0.0, 1.0, (len(self.budgets),), np.float32),
+                **known,
             }
         )
         self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
@@ -145,7 +145,7 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         if self.render_mode is None or self._prepared is None:
             return None
         observation = self._observation()
-        bars = [(name, float(value)) for name, value in zip(_BUDGETS, observation["budget"], strict=True)]
+        bars = [(name, float(value)) for name, value in zip(self.budgets, observation["budget"], strict=True)]
         return panels(list(observation["image"]), self.channels, bars)
 
     def close(self) -> None:
@@ -154,6 +154,11 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         self._prepared = None
 
     # What differs from environment to environment.
+
+    def _simulated(self) -> Samples:
+        """Return what samples are drawn from if none are given."""
+        limits = simulated_limits(self.options.episode_energy_j)
+        return SimulatedSamples(_distribution(self.options, self._tasks), limits)
 
     def _fields_needed(self) -> tuple[int, float]:
         """Return how many fields an episode visits, and their side in metres."""
@@ -170,6 +175,10 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
     def _signal_left(self) -> float:
         """Return how much there still is to see, 0..1, judged by images alone."""
         return 1.0
+
+    def _part_over(self) -> float:
+        """Return which part of the episode is over; it is truncated at 1."""
+        return self._steps / self.options.steps
 
     # What they share.
 
@@ -208,7 +217,7 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
 
     def _ends(self, *, terminated: bool) -> tuple[bool, bool]:
         """Return whether the episode is terminated, and whether it is truncated."""
-        truncated = self._steps >= self.options.steps and not terminated
+        truncated = self._part_over() >= 1 and not terminated
         self._is_over = terminated or truncated
         return terminated, truncated
 
@@ -224,7 +233,7 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
             if seen is not None:
                 channel[:] = seen
         left = (
-            1 - self._steps / self.options.steps,
+            1 - self._part_over(),
             self._energy_left_j / self._samples.limits.session_energy_max_j,
             self._signal_left(),
         )

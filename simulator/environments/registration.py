@@ -9,6 +9,8 @@ IDS: dict[str, str] = {
     "Stedfast/DyMIN-v0": "simulator.environments.adaptive:DyMINEnv",
     "Stedfast/RESCue-v0": "simulator.environments.adaptive:RESCueEnv",
     "Stedfast/ROISelect-v0": "simulator.environments.roi_select:ROISelectEnv",
+    "Stedfast/CalciumEvents-v0": "simulator.environments.calcium_events:CalciumEventsEnv",
+    "Stedfast/TwoPhoton-v0": "simulator.environments.two_photon_power:TwoPhotonPowerEnv",
 }
 
 #: Those of them that `make_vec` makes as one.

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.settings import NonNegative, Settings
 from simulator.stage import Place
-from simulator.two_photon.bleaching import TILE_M, Bleaching, BleachingOptions
+from simulator.two_photon.anatomy import Anatomy, View
+from simulator.two_photon.bleaching import Bleaching, BleachingOptions
 from simulator.two_photon.calcium import Activity, ActivityOptions
-from simulator.two_photon.focal_plane import MAP_PIXEL_M, MARGIN_M, FocalPlane, PlaneMaker, map_pixels
+from simulator.two_photon.focal_plane import MAP_PIXEL_M, MARGIN_M, FocalPlane
 from simulator.two_photon.laser_scanner import Timing
 from simulator.two_photon.motion import BrainMotion
-from simulator.two_photon.neurons import TissueOptions, make_tissue
+from simulator.two_photon.neurons import TissueOptions
 from simulator.two_photon.optics import TwoPhotonOptics
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int32]
-K = TypeVar("K")
-T = TypeVar("T")
 
 #: Fluorescence is computed at times this far apart, and in between along straight lines.
 _STEP_S = 1e-3
-_PLANES_KEPT, _VIEWS_KEPT = 3, 6
-_TILE_PX = round(TILE_M / MAP_PIXEL_M)
 
 
 class BrainOptions(Settings):
@@ -48,33 +42,21 @@ class BrainOptions(Settings):
     motion_m: NonNegative = 0.7e-6
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
-    """A plane as a scan samples it, with ``margin`` pixels more on each side that motion may bring in.
-
-    ``pixels`` and ``entries`` say where on the canvas each of ``values`` goes and which neuron and line
-    (``neuron * lines + line``) makes it bright; ``neurons`` are those that are in view. ``tiles`` say
-    where in the tiles of bleaching each line and each column of the canvas lies.
-    """
-
-    depth_m: float
-    place: Place
-    margin: int
-    pixels: NDArray[np.intp]
-    entries: NDArray[np.intp]
-    values: Floats
-    neurons: NDArray[np.intp]
-    neuropil: Floats
-    across_yx: tuple[Floats, Floats]
-    tiles: tuple[NDArray[np.intp], NDArray[np.intp]]
-
-
 class Brain:
     """A sample of ``size_yx_m`` metres. What is asked of it is the truth: for tests and training alone.
 
+    Parameters
+    ----------
+    options, optics, size_yx_m
+        What is there and what it does, how large the focus is, and the size of the sample.
+    seed
+        Entropy of everything here, as :class:`numpy.random.SeedSequence` takes it.
+    anatomy
+        Tissue that was grown before, with the same options, focus and size; else it grows from ``seed``.
+
     Attributes
     ----------
-    tissue, activity, motion, bleaching
+    anatomy, tissue, activity, motion, bleaching
         The parts that it is made of.
     """
 
@@ -84,29 +66,23 @@ class Brain:
         optics: TwoPhotonOptics,
         size_yx_m: tuple[float, float],
         seed: Sequence[int],
+        *,
+        anatomy: Anatomy | None = None,
     ) -> None:
-        self._optics = optics
-        self.tissue = make_tissue(options.tissue, size_yx_m, [*seed, 1])
+        self.anatomy = anatomy or Anatomy(options.tissue, optics, size_yx_m, seed)
+        self.tissue = self.anatomy.tissue
         self.activity = Activity(self.tissue.neurons, options.activity, [*seed, 2])
         self.motion = BrainMotion(options.motion_m, [*seed, 3])
-        self._maker = PlaneMaker(self.tissue, options.tissue, optics, size_yx_m, [*seed, 4])
         whole = (size_yx_m[0] + 2 * MARGIN_M, size_yx_m[1] + 2 * MARGIN_M)
         self.bleaching = Bleaching(options.bleaching, self.tissue, optics, whole)
-        self.map_shape_yx = (map_pixels(size_yx_m[0]), map_pixels(size_yx_m[1]))
-        self._planes: OrderedDict[int, FocalPlane] = OrderedDict()
-        self._views: OrderedDict[tuple[int, Place, int], View] = OrderedDict()
-        self._corners = self._corner_weights(size_yx_m)
 
     def plane(self, depth_m: float) -> FocalPlane:
         """Return the footprints at a depth, to the nearest 10 nm."""
-        key = round(depth_m / 1e-8)
-        return _kept(self._planes, key, _PLANES_KEPT, lambda: self._maker.draw(key * 1e-8))
+        return self.anatomy.plane(depth_m)
 
     def labels(self, place: Place, depth_m: float) -> Labels:
         """Return the neurons whose cell bodies a scan shows at rest: 0 none, else number plus 1."""
-        labels = self.plane(depth_m).labels
-        (y, x), (rows, columns), step = place.first_yx, place.shape_yx, place.stride_px
-        return labels[y + step // 2 :: step, x + step // 2 :: step][:rows, :columns].copy()
+        return self.anatomy.labels(place, depth_m)
 
     def expected(
         self,
@@ -135,7 +111,7 @@ class Brain:
         -------
         1 where a cell of average concentration at rest fills the spot; shape ``(y, x)``, float32.
         """
-        view = self._view(place, depth_m)
+        view = self.anatomy.view(place, depth_m, self.motion.largest_m)
         lines = place.shape_yx[0] + 2 * view.margin
         line_s = timing.middles_s(started_s, np.arange(lines) - view.margin)
         canvas = self._canvas(view, line_s)
@@ -162,7 +138,7 @@ class Brain:
             by_line = bright[:, before] * (1 - share) + bright[:, before + 1] * share
             light = by_line.ravel()[view.entries] * view.values
             canvas += np.bincount(view.pixels, light, lines * columns).reshape(lines, columns)
-        dff = self.activity.neuropil_dff(self._corners, nodes_s).astype(np.float32)
+        dff = self.activity.neuropil_dff(self.anatomy.corner_weights, nodes_s).astype(np.float32)
         dff = dff[:, before] * (1 - share) + dff[:, before + 1] * share
         down, across = view.across_yx
         west, east = dff[0] + (dff[2] - dff[0]) * down, dff[1] + (dff[3] - dff[1]) * down
@@ -172,54 +148,6 @@ class Brain:
             ground = ground * left_over[view.tiles[0]][:, view.tiles[1]]
         canvas += ground * (1 + west[:, None] + (east - west)[:, None] * across)
         return canvas
-
-    def _view(self, place: Place, depth_m: float) -> View:
-        pixel_m = place.stride_px * MAP_PIXEL_M
-        margin = 2 + int(np.ceil(self.motion.largest_m / pixel_m))
-        key = (round(depth_m / 1e-8), place, margin)
-        return _kept(self._views, key, _VIEWS_KEPT, lambda: self._draw_view(place, depth_m, margin))
-
-    def _draw_view(self, place: Place, depth_m: float, margin: int) -> View:
-        """Sample a plane: lines are a point high, pixels as wide as the beam sweeps over."""
-        plane, step = self.plane(depth_m), place.stride_px
-        height, width = self.map_shape_yx
-        lines, columns = (pixels + 2 * margin for pixels in place.shape_yx)
-        top = place.first_yx[0] - margin * step + step // 2
-        left = place.first_yx[1] - margin * step
-        y, x = plane.pixels // width - top, plane.pixels % width - left
-        seen = np.flatnonzero(
-            (y >= 0) & (y < lines * step) & (y % step == 0) & (x >= 0) & (x < columns * step)
-        )
-        line, column = y[seen] // step, x[seen] // step
-        known, index = np.unique(plane.neurons[seen], return_inverse=True)
-        key = (line.astype(np.intp) * columns + column) * max(1, len(known)) + index
-        key, where = np.unique(key, return_inverse=True)
-        values = np.bincount(where, plane.values[seen] / step, len(key)).astype(np.float32)
-        pixels, index = key // max(1, len(known)), key % max(1, len(known))
-        rows = np.clip(top + np.arange(lines) * step, 0, height - 1)
-        parts = np.clip(left + np.arange(columns * step), 0, width - 1)
-        neuropil = plane.neuropil[rows][:, parts].reshape(lines, columns, step).mean(axis=2)
-        down = (rows / (height - 1)).astype(np.float32)
-        across = (parts[::step] / (width - 1)).astype(np.float32)
-        return View(
-            depth_m=plane.depth_m,
-            place=place,
-            margin=margin,
-            pixels=pixels,
-            entries=index * lines + pixels // columns,
-            values=values,
-            neurons=known.astype(np.intp),
-            neuropil=np.ascontiguousarray(neuropil),
-            across_yx=(down, across),
-            tiles=(rows // _TILE_PX, parts[::step] // _TILE_PX),
-        )
-
-    def _corner_weights(self, size_yx_m: tuple[float, float]) -> NDArray[np.float64]:
-        """Return how much each neuron has to do with the neuropil at the four corners of the sample."""
-        down, across = (
-            np.clip(self.tissue.somata_m[:, axis + 1] / size_yx_m[axis] + 0.5, 0, 1) for axis in (0, 1)
-        )
-        return np.stack([(1 - down) * (1 - across), (1 - down) * across, down * (1 - across), down * across])
 
 
 def _shifted(canvas: Floats, shift: NDArray[np.float64], margin: int, columns: int) -> Floats:
@@ -235,13 +163,3 @@ def _shifted(canvas: Floats, shift: NDArray[np.float64], margin: int, columns: i
     windows = np.lib.stride_tricks.sliding_window_view(lines, columns + 1, axis=1)
     part = windows[np.arange(count), column]
     return np.asarray(part[:, :-1] * (1 - right) + part[:, 1:] * right)
-
-
-def _kept(kept: OrderedDict[K, T], key: K, most: int, make: Callable[[], T]) -> T:
-    """Return what was made last time, or make it; the oldest is forgotten."""
-    if key not in kept:
-        kept[key] = make()
-        if len(kept) > most:
-            kept.popitem(last=False)
-    kept.move_to_end(key)
-    return kept[key]

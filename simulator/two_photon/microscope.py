@@ -28,6 +28,7 @@ from controller.core.protocols import Capabilities, Clock, Resources
 from controller.core.settings import ScanSettings
 from simulator.scan_control import STOP_LATENCY_S, ScanControl
 from simulator.two_photon.analog_detector import detect
+from simulator.two_photon.anatomy import Anatomy
 from simulator.two_photon.brain import Brain
 from simulator.two_photon.focal_plane import MAP_PIXEL_M
 from simulator.two_photon.laser_scanner import Timing, timing
@@ -61,18 +62,21 @@ class TwoPhotonMicroscope:
         Tells the time.
     seed
         Decides the sample, what it does, and all noise.
+    anatomy
+        Tissue that was grown before, with the same options, for what looks at the same one again and again.
     """
 
     Options: ClassVar[type[TwoPhotonOptions]] = TwoPhotonOptions
 
-    def __init__(self, options: TwoPhotonOptions, *, clock: Clock, seed: int) -> None:
+    def __init__(
+        self, options: TwoPhotonOptions, *, clock: Clock, seed: int, anatomy: Anatomy | None = None
+    ) -> None:
         self._options = options
         self._clock = clock
         self._seed = seed
         self._planner = Planner(options)
-        self._brain = Brain(
-            options.brain, options.optics, options.sample_size_yx_m, [seed, int(_Purpose.SAMPLE)]
-        )
+        entropy = [seed, int(_Purpose.SAMPLE)]
+        self._brain = Brain(options.brain, options.optics, options.sample_size_yx_m, entropy, anatomy=anatomy)
         self._stage = self._planner.stage
         self._control = ScanControl(clock)
         self._focus_m = options.focus_m
