@@ -4,6 +4,13 @@
 """
 
 from simulator.environments.parameters import SCAN_PARAMETERS
+from simulator.environments.preference import (
+    Learned,
+    Ranked,
+    STEDPreferenceEnv,
+    STEDPreferenceOptions,
+)
+from simulator.environments.preference_model import Utility
 from simulator.environments.registration import IDS, register_all
 from simulator.environments.roi_select import ROI_TASKS, ROISelectEnv, ROISelectOptions
 from simulator.environments.samples import (
@@ -25,10 +32,14 @@ __all__ = [
     "ROI_TASKS",
     "SCAN_PARAMETERS",
     "TASKS",
+    "Learned",
     "MicroscopeFields",
     "Prepared",
     "ROISelectEnv",
     "ROISelectOptions",
+    "Ranked",
+    "STEDPreferenceEnv",
+    "STEDPreferenceOptions",
     "STEDSequenceEnv",
     "STEDSequenceOptions",
     "STEDTuneEnv",
@@ -38,4 +49,5 @@ __all__ = [
     "ScanEnv",
     "ScanOptions",
     "SimulatedSamples",
+    "Utility",
 ]

@@ -6,6 +6,7 @@ from __future__ import annotations
 IDS: dict[str, str] = {
     "Stedfast/STEDTune-v0": "simulator.environments.sted_tune:STEDTuneEnv",
     "Stedfast/STEDSequence-v0": "simulator.environments.sted_sequence:STEDSequenceEnv",
+    "Stedfast/STEDPreference-v0": "simulator.environments.preference:STEDPreferenceEnv",
     "Stedfast/ROISelect-v0": "simulator.environments.roi_select:ROISelectEnv",
 }
 
