@@ -16,6 +16,13 @@ from simulator.environments.brain_env import BrainEnv, BrainEnvOptions
 from simulator.environments.brain_samples import BrainDistribution, SimulatedBrains
 from simulator.environments.calcium_events import EVENT_TASKS, CalciumEventsEnv, CalciumEventsOptions
 from simulator.environments.parameters import SCAN_PARAMETERS
+from simulator.environments.preference import (
+    Learned,
+    Ranked,
+    STEDPreferenceEnv,
+    STEDPreferenceOptions,
+)
+from simulator.environments.preference_model import Utility
 from simulator.environments.registration import IDS, register_all
 from simulator.environments.roi_select import ROI_TASKS, ROISelectEnv, ROISelectOptions
 from simulator.environments.samples import (
@@ -50,6 +57,7 @@ __all__ = [
     "DyMINEnv",
     "DyMINOptions",
     "DyMINParameter",
+    "Learned",
     "MicroscopeFields",
     "Prepared",
     "RESCueEnv",
@@ -57,6 +65,9 @@ __all__ = [
     "RESCueParameter",
     "ROISelectEnv",
     "ROISelectOptions",
+    "Ranked",
+    "STEDPreferenceEnv",
+    "STEDPreferenceOptions",
     "STEDSequenceEnv",
     "STEDSequenceOptions",
     "STEDSequenceVectorEnv",
@@ -72,4 +83,5 @@ __all__ = [
     "SimulatedSamples",
     "TwoPhotonPowerEnv",
     "TwoPhotonPowerOptions",
+    "Utility",
 ]

@@ -83,7 +83,8 @@ class GuardedMicroscope:
         self._source = source
         self._one_at_a_time = threading.Lock()
         self._last_power_w = {"excitation_w": 0.0, "sted_w": 0.0}
-        self._brightness: list[tuple[float, float]] = []  # (sted_w, counts per s and W), brightest first
+        # The brightest so far, by (sted_w, photons that excite): counts per s and W to this power.
+        self._brightness: dict[tuple[float, int], float] = {}
         self.limits = limits
         self.ledger = DoseLedger(limits, source)
         self.frames = 0
@@ -396,22 +397,30 @@ class GuardedMicroscope:
     def _count_rate(self, request: ScanSettings) -> list[str]:
         """Predict the brightest pixel from earlier frames; more STED power can only make it darker."""
         limit_hz = self.limits.count_rate_max_hz
-        expected_hz = max(
-            (
-                rate * light.excitation_w
-                for light in request.pixel_lights
-                for sted_w, rate in self._brightness
-                if sted_w <= light.sted_w
-            ),
-            default=0.0,
-        )
-        if limit_hz is None or expected_hz <= limit_hz:
+        laws = self._photons_that_excite(request)
+        known = [
+            rate * light.excitation_w**photons
+            for light in request.pixel_lights
+            for (sted_w, photons), rate in self._brightness.items()
+            if sted_w <= light.sted_w and photons in laws
+        ]
+        # What cannot be told (nan, after a frame with hardly any light) is not below the limit.
+        if limit_hz is None or all(expected_hz <= limit_hz for expected_hz in known):
             return []
+        expected_hz = max(known)
         message = (
             f"excitation_w={request.excitation_w:g} W would give about {expected_hz:.3g} counts/s, judged by "
             f"earlier frames, allowed is {limit_hz:.3g} (count_rate_max_hz in {self._source})"
         )
         return [message]
+
+    def _photons_that_excite(self, request: ScanSettings) -> tuple[int, ...]:
+        """Return the powers of the excitation with which the counts may go."""
+        if request.modality == "two_photon":
+            return (2,)
+        if request.modality == "overview" and "two_photon" in self.capabilities().modalities:
+            return (1, 2)  # nothing says which: the law that gives more counts is believed
+        return (1,)
 
     def _remember(self, frame: Frame) -> None:
         self.frames = frame.index + 1
@@ -424,10 +433,11 @@ class GuardedMicroscope:
             # Of an adaptive frame this is the least that its weakest STED light can have given.
             rate_hz = _brightest_patch(frame.photons) / settings.pixel_time_s
             sted_w = min(light.sted_w for light in settings.pixel_lights)
-            self._brightness.append((sted_w, rate_hz / settings.excitation_w))
-            # Only the brightest frame at each STED power tells anything; the list stays short.
-            best = dict(sorted(self._brightness, key=lambda item: item[1]))
-            self._brightness = list(best.items())
+            for photons in (1, 2):
+                law = (sted_w, photons)
+                rate_hz /= settings.excitation_w  # one by one: a square may be too small for a float
+                # Only the brightest frame at each STED power tells anything.
+                self._brightness[law] = max(rate_hz, self._brightness.get(law, 0.0))
 
 
 def _validated_copy(settings: object) -> ScanSettings:

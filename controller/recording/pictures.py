@@ -31,15 +31,16 @@ FloatArray = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """The values that are drawn as the darkest and the brightest colour."""
+    """The values that are drawn as the darkest and the brightest colour, and what they count."""
 
     low: float
     high: float
+    unit: str = "photons"
 
     @property
     def text(self) -> str:
-        """Return the range in words, in photons."""
-        return f"{number(self.low, 2)} to {number(self.high, 2)} photons"
+        """Return the range in words."""
+        return f"{number(self.low, 2)} to {number(self.high, 2)} {self.unit}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,12 @@ class Record:
         return f"{name} (simulated)" if start.microscope.get("simulated") is True else name
 
     @property
+    def frame_unit(self) -> str:
+        """Return what a pixel of a frame counts, as the microscope told it: photons if it did not."""
+        unit = _table(self.reader.start.microscope, "details").get("unit")
+        return unit if isinstance(unit, str) and unit else "photons"
+
+    @property
     def clock(self) -> str:
         """Return which clock the times are on."""
         configured = _table(self.reader.start.hardware, "microscope").get("clock")

@@ -41,7 +41,7 @@ def maps(record: Record) -> dict[str, Any]:
     sample, shown = mapping.mosaic(tiles, record.visits, extent) if tiles else (None, None)
     return {
         "sample": sample,
-        "contrast": shown.text if shown else "",
+        "contrast": replace(shown, unit=record.frame_unit).text if shown else "",
         "dose": mapping.dose_figure(doses, record.visits, extent, cell_m) if doses else None,
         "note": note,
     }
@@ -129,8 +129,8 @@ def bleaching_chart(record: Record) -> Chart | None:
     shown = f"{plural(len(series), 'place')} of {places}" if len(series) < places else plural(places, "place")
     note = (
         f"{shown} imaged more than once with the same settings; the median kept "
-        f"{percent(float(np.median(last)))} of its first signal. Signal: mean photons per pixel, background "
-        f"included, so the loss of fluorescence is larger than this where there is background."
+        f"{percent(float(np.median(last)))} of its first signal. Signal: mean {record.frame_unit} per pixel, "
+        f"background included, so the loss of fluorescence is larger than this where there is background."
     )
     return replace(chart, note=note)
 
@@ -174,7 +174,7 @@ def _one_a_place(frames: Sequence[FrameDocument]) -> list[FrameDocument]:
 
 
 def _signals(record: Record, group: Sequence[FrameDocument]) -> tuple[list[float], list[float], list[str]]:
-    """Return times, mean photons per pixel (background included) and names of the readable frames."""
+    """Return times, mean pixels (background included) and names of the readable frames."""
     times, values, names = [], [], []
     for document in group:
         frame = record.frame(document.index)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,7 +82,7 @@ def _panels(record: Record, moment: Moment, cycle: CycleDocument | None, side: i
     """Return before | raw | denoised | segmented | uncertainty | after, as far as they are there."""
     sides = [record.frame(f.index) if f else None for f in (moment.before, moment.after)]
     # One contrast for before and after: their difference is what bleached.
-    pair = contrast(*[f.photons for f in sides if f]) if any(sides) else Contrast(0, 1)
+    pair = _contrast(record, [f.photons for f in sides if f])
     found = _key_panels(record, moment.key, cycle, side)
     if moment.before:
         found.insert(0, _photons("Before, confocal", moment.before, sides[0], pair, side))
@@ -97,7 +98,7 @@ def _key_panels(
     denoised = record.denoised(cycle) if cycle and cycle.denoised else None
     images = [frame.photons] if frame else []
     images += [denoised.mean] if denoised else []
-    shown = contrast(*images) if images else Contrast(0, 1)
+    shown = _contrast(record, images)
     draw = _Drawing(settings, side, shown)
     found = [_photons(f"{MODALITIES[settings.modality]}, raw", document, frame, shown, side)]
     if cycle and cycle.denoised:
@@ -118,6 +119,11 @@ def _key_panels(
             draw.panel("Uncertainty", segmentation.uncertainty if segmentation else None, "0 to 1 bit")
         )
     return found
+
+
+def _contrast(record: Record, images: Sequence[NDArray[Any]]) -> Contrast:
+    """Return a range that shows the images well together, in the unit of the session's frames."""
+    return replace(contrast(*images) if images else Contrast(0, 1), unit=record.frame_unit)
 
 
 def _photons(title: str, document: FrameDocument, frame: Frame | None, shown: Contrast, side: int) -> Panel:

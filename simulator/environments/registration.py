@@ -8,6 +8,7 @@ IDS: dict[str, str] = {
     "Stedfast/STEDSequence-v0": "simulator.environments.sted_sequence:STEDSequenceEnv",
     "Stedfast/DyMIN-v0": "simulator.environments.adaptive:DyMINEnv",
     "Stedfast/RESCue-v0": "simulator.environments.adaptive:RESCueEnv",
+    "Stedfast/STEDPreference-v0": "simulator.environments.preference:STEDPreferenceEnv",
     "Stedfast/ROISelect-v0": "simulator.environments.roi_select:ROISelectEnv",
     "Stedfast/CalciumEvents-v0": "simulator.environments.calcium_events:CalciumEventsEnv",
     "Stedfast/TwoPhoton-v0": "simulator.environments.two_photon_power:TwoPhotonPowerEnv",

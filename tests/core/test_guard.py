@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -190,6 +190,61 @@ def test_a_bright_frame_under_sted_light_says_nothing_about_confocal_ones() -> N
     guard = GuardedMicroscope(FakeMicroscope(), LIMITS.replace(count_rate_max_hz=3e6))
     guard.acquire(STED.replace(excitation_w=1e-6))
     guard.acquire(CONFOCAL.replace(excitation_w=60e-6))
+
+
+class TwoPhotonMicroscope(FakeMicroscope):
+    """A microscope with two-photon excitation only."""
+
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities(), modalities=("overview", "two_photon"))
+
+
+TWO_PHOTON = CONFOCAL.replace(modality="two_photon")
+
+
+@pytest.mark.parametrize(
+    ("seen", "asked", "factor", "is_refused"),
+    [
+        # The first frame gives 1.2 MHz in its brightest patch, allowed are 3 MHz: 2.5 times as much.
+        (TWO_PHOTON, TWO_PHOTON, 1.5, False),
+        (TWO_PHOTON, TWO_PHOTON, 1.7, True),  # linear, it would be 2.0 MHz
+        (TWO_PHOTON.replace(modality="overview"), TWO_PHOTON, 1.7, True),
+        (TWO_PHOTON, TWO_PHOTON.replace(modality="overview"), 1.7, True),
+        (CONFOCAL, CONFOCAL, 2.2, False),
+        (CONFOCAL, CONFOCAL, 2.8, True),
+        # Where nothing excites with two photons, an overview does not either.
+        (CONFOCAL.replace(modality="overview"), CONFOCAL.replace(modality="overview"), 2.2, False),
+    ],
+)
+def test_two_photon_count_rates_go_with_the_square_of_the_power(
+    seen: ScanSettings, asked: ScanSettings, factor: float, *, is_refused: bool
+) -> None:
+    has_two_photons = "two_photon" in {seen.modality, asked.modality}
+    microscope = TwoPhotonMicroscope() if has_two_photons else FakeMicroscope()
+    guard = GuardedMicroscope(microscope, LIMITS.replace(count_rate_max_hz=3e6))
+    guard.acquire(seen)
+    request = asked.replace(excitation_w=factor * seen.excitation_w)
+    with pytest.raises(LimitExceededError, match="counts/s") if is_refused else nullcontext():
+        guard.acquire(request)
+
+
+def test_a_dimmer_two_photon_overview_is_predicted_by_the_law_that_gives_more() -> None:
+    """Its law is not known: at half the power half the counts are expected, not a quarter."""
+    microscope = TwoPhotonMicroscope()
+    guard = GuardedMicroscope(microscope, LIMITS.replace(count_rate_max_hz=1e5))
+    guard.acquire(TWO_PHOTON.replace(excitation_w=20e-6))  # about 1.2 MHz
+    request = TWO_PHOTON.replace(excitation_w=4e-6)  # a fifth: 0.24 MHz or 0.05 MHz
+    with pytest.raises(LimitExceededError, match="counts/s"):
+        guard.acquire(request.replace(modality="overview"))
+    guard.acquire(request)
+
+
+def test_a_frame_with_hardly_any_light_leaves_the_prediction_a_number_or_a_refusal() -> None:
+    guard = GuardedMicroscope(TwoPhotonMicroscope(), LIMITS.replace(count_rate_max_hz=3e6))
+    guard.acquire(TWO_PHOTON.replace(excitation_w=1e-200))
+    for power_w in (1e-300, 10e-6):
+        with pytest.raises(LimitExceededError, match="counts/s"):
+            guard.acquire(TWO_PHOTON.replace(excitation_w=power_w))
 
 
 def test_the_reservation_is_booked_before_light_and_a_failing_record_lights_nothing() -> None:

@@ -99,8 +99,8 @@ def _segment(frame: Frame) -> Segmentation:
     return Segmentation(labels, certain, certain)
 
 
-def full(folder: Path) -> SessionReader:
-    session = Recording(folder)
+def full(folder: Path, **start: Any) -> SessionReader:
+    session = Recording(folder, **start)
     session.step(acquire(scan("overview", side_m=6.4e-6)))
     for n in range(5):
         place = -2e-6 + n * 1e-6
@@ -193,6 +193,24 @@ def test_links_inside_the_page_lead_somewhere(page: Page) -> None:
     inside = {value[1:] for name, value in page.attributes if name == "href" and value.startswith("#")}
     assert inside
     assert inside <= targets
+
+
+def test_images_are_in_the_unit_that_the_microscope_told(page: Page, tmp_path: Path) -> None:
+    told = {"simulated": True, "details": {"unit": "grey levels", "offset_grey": 200.0}}
+    text = report(full(tmp_path / "session", microscope=told)).text
+    assert len(re.findall(r"\d to [\d.]+ grey levels", text)) == len(
+        re.findall(r"\d to [\d.]+ photons", page.text)
+    )
+    assert "grey levels per pixel" in text
+    assert "photons" not in text
+    assert "Signal: mean photons per pixel" in page.text
+
+
+@pytest.mark.parametrize("unit", ["", 7, None, ATTACK])
+def test_a_unit_that_is_none_is_not_believed(unit: Any, tmp_path: Path) -> None:
+    found = report(full(tmp_path / "session", microscope={"details": {"unit": unit}}))
+    assert ("photons" in found.text) is (unit != ATTACK)
+    assert "script" not in found.tags
 
 
 def test_the_numbers_agree_with_the_journal(tmp_path: Path) -> None:
