@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -118,6 +119,48 @@ def even_light(maps: list[tuple[int, SpecimenName, float]], rounds: int) -> None
         )
 
 
+def without_bleaching(maps: list[tuple[int, SpecimenName, float]], rounds: int) -> None:
+    """Compare frames that bleach nothing: pySTED's own switch for that, called for the whole map."""
+    print("\n| map, nothing bleaches | ours | pySTED | ratio |")
+    print("|---|---|---|---|")
+    engine, reference = STEDEngine.like_pysted(bleaching=0.0), PystedEngine()
+    microscope = reference._pysted_microscope()
+    original = microscope.get_signal_and_bleach
+
+    def keep(*arguments: Any, **options: Any) -> Any:
+        return original(*arguments, **{**options, "bleach": False})
+
+    microscope.get_signal_and_bleach = keep
+    for side, name, brightness in maps:
+        sample = make_specimen(name, (side, side), brightness, np.random.default_rng(3)).molecules
+        inside, wide = np.pad(sample, engine.margin_px), np.pad(sample, reference.margin_px)
+        ours_s, _ = cpu_s(lambda chance, inside=inside: engine.scan(inside, STED, chance), rounds)  # type: ignore[misc]
+        started_s = time.process_time()
+        reference._raster(wide, STED, seed=1)
+        theirs_s = time.process_time() - started_s
+        print(
+            f"| {side} {name} | {ours_s * 1e3:.1f} ms | {theirs_s:.2f} s | **{theirs_s / ours_s:.0f}** |",
+            flush=True,
+        )
+
+
+def growth(rounds: int) -> None:
+    """Print how the time of a scan grows with its pixels, and with the molecules on as many pixels."""
+    engine = STEDEngine.like_pysted()
+    print("\n| tubulin, pixels | molecules | ms | µs a pixel |")
+    print("|---|---|---|---|")
+    cases = [(side, 50.0) for side in (64, 128, 256, 512, 1024)]
+    cases += [(256, brightness) for brightness in (5.0, 500.0, 5000.0)]
+    for side, brightness in cases:
+        sample = make_specimen("tubulin", (side, side), brightness, np.random.default_rng(3)).molecules
+        inside = np.pad(sample, engine.margin_px)
+        ours_s, _ = cpu_s(lambda chance, inside=inside: engine.scan(inside, STED, chance), rounds)  # type: ignore[misc]
+        print(
+            f"| {side} x {side} | {sample.sum()} | {ours_s * 1e3:.1f} | {ours_s / side**2 * 1e6:.2f} |",
+            flush=True,
+        )
+
+
 def other_scans(rounds: int, side: int = 48) -> None:
     print("\n| scan of 48 x 48 synapses | ours | pySTED | ratio |")
     print("|---|---|---|---|")
@@ -149,7 +192,9 @@ def main() -> None:
     arguments = parser.parse_args()
     first_call()
     even_light(MAPS[:4] if arguments.quick else MAPS, arguments.rounds)
+    without_bleaching(MAPS[:4] if arguments.quick else MAPS[:6], arguments.rounds)
     other_scans(arguments.rounds)
+    growth(arguments.rounds)
 
 
 if __name__ == "__main__":
