@@ -134,14 +134,10 @@ class STEDEngine:
         shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
         if isinstance(exposure, AdaptiveExposure):
             return self._scan_adaptively(molecules, exposure, seeds, go_on)
-        if isinstance(exposure, PixelExposure):
-            images, dwell_s = self._with_pixel_light(molecules, exposure, seeds)
-        else:
-            images = self._with_even_light(molecules, exposure, seeds)
-            dwell_s = np.full(shape_yx, exposure.dwell_s)
+        images, dwell_s = self.emit(molecules, exposure, seeds.bleaching)
         rng = np.random.Generator(np.random.Philox(seeds.photons))
         photons = np.zeros(shape_yx, np.uint32)
-        for first, last in _bands(shape_yx[0]):
+        for first, last in bands(shape_yx[0]):
             photons[first:last] = self._detector.counts(
                 images.compute(first, last), dwell_s[first:last], rng, whole_rates=self._physics.whole_rates
             )
@@ -149,11 +145,23 @@ class STEDEngine:
                 return Scanned(photons[:last], images.survivors)
         return Scanned(photons, images.survivors)
 
-    def _with_even_light(self, molecules: Molecules, exposure: Exposure, seeds: Seeds) -> LineImages:
+    def emit(
+        self, molecules: Molecules, exposure: Exposure | PixelExposure, seed: np.random.SeedSequence
+    ) -> tuple[LineImages, FloatImage]:
+        """Draw what a scan bleaches; return what computes its photon rates, and the dwell times."""
+        if isinstance(exposure, PixelExposure):
+            return self._with_pixel_light(molecules, exposure, seed)
+        shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
+        images = self._with_even_light(molecules, exposure, seed)
+        return images, np.full(shape_yx, exposure.dwell_s)
+
+    def _with_even_light(
+        self, molecules: Molecules, exposure: Exposure, seed: np.random.SeedSequence
+    ) -> LineImages:
         """Return a scan with the same light everywhere."""
         shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
         tables, correlator = self._plan(exposure, shape_yx)
-        bleached = tables.draw(molecules, np.random.Generator(np.random.Philox(seeds.bleaching)))
+        bleached = tables.draw(molecules, np.random.Generator(np.random.Philox(seed)))
         within_dwell = self._physics.bleaching_within_dwell
         return LineImages(correlator, molecules, bleached, within_dwell=within_dwell)
 
@@ -165,7 +173,7 @@ class STEDEngine:
         return tables, Correlator(light.photons_hz[None], raster)
 
     def _with_pixel_light(
-        self, molecules: Molecules, exposure: PixelExposure, seeds: Seeds
+        self, molecules: Molecules, exposure: PixelExposure, seed: np.random.SeedSequence
     ) -> tuple[LineImages, FloatImage]:
         """Return a scan with its own light on each pixel, and the dwell times."""
         stride_px = exposure.stride_px
@@ -183,7 +191,7 @@ class STEDEngine:
             pixel = (events.line, raster.columns.first[events.x] + events.column_visit)
             return np.asarray(at_visits[(levels[pixel], *place)] * dwell_s[pixel] / bound_at_visits[place])
 
-        rng = np.random.Generator(np.random.Philox(seeds.bleaching))
+        rng = np.random.Generator(np.random.Philox(seed))
         images = LineImages(
             correlator,
             molecules,
@@ -217,7 +225,7 @@ class STEDEngine:
             lights, exposure, molecules, seeds, detector=self._detector, physics=self._physics
         )
         photons, steps = np.zeros(shape_yx, np.uint32), np.zeros(shape_yx, np.uint8)
-        for first, last in _bands(shape_yx[0]):
+        for first, last in bands(shape_yx[0]):
             for line in range(first, last):
                 photons[line], steps[line] = walk.scan_line(line)
             if not go_on(last):
@@ -229,7 +237,7 @@ def _made(engine: Callable[[], STEDEngine], offset_yx_px: Offset) -> STEDEngine:
     return engine().shifted(offset_yx_px)
 
 
-def _bands(lines: int) -> Iterator[tuple[int, int]]:
+def bands(lines: int) -> Iterator[tuple[int, int]]:
     """Yield the first line of each band and the first one after it."""
     for first in range(0, lines, _BAND_LINES):
         yield first, min(first + _BAND_LINES, lines)

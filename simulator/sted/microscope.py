@@ -44,7 +44,7 @@ from simulator.sted.diffusion import Diffusion, Moving
 from simulator.sted.engine import STEDEngine
 from simulator.sted.motion import StagePath
 from simulator.sted.optics import Optics
-from simulator.sted.photophysics import DYES, DyeName
+from simulator.sted.photophysics import DYES, DyeName, Window
 from simulator.sted.pysted_reference import PystedEngine
 from simulator.sted.sample import Sample, moving_engine
 from simulator.sted.scanning import (
@@ -56,6 +56,7 @@ from simulator.sted.scanning import (
     Seeds,
     Step,
 )
+from simulator.sted.species import SecondLabel, SpeciesEngine
 
 _MODALITIES: tuple[Modality, ...] = ("overview", "confocal", "sted")
 
@@ -68,6 +69,7 @@ class _Purpose(IntEnum):
     PHOTONS = 3
     STAGE = 4
     DIFFUSION = 5
+    SECOND_SPECIMEN = 6
 
 
 class SimulatedMicroscope:
@@ -133,10 +135,14 @@ class SimulatedMicroscope:
         """What moves: ``"structures"`` as wholes, or ``"molecules"``, each by itself."""
         aberrations: Aberrations = Aberrations()
         """Errors of the light's path; see ``simulator/sted/aberrations.py``."""
+        second_label: SecondLabel | None = None
+        """Another structure in another dye, under the same light; see ``simulator/sted/species.py``."""
+        detection_m: Window | None = None
+        """Shortest and longest wavelength that is counted, of each dye its part; not given: all of them."""
         engine: Literal["exact", "pysted"] = "exact"
         """``"exact"`` is Stedfast's own engine. ``"pysted"`` is the reference, about a hundred times
-        slower: it needs pysted, does not bleach without the STED beam, and knows no moving stage and no
-        aberrations."""
+        slower: it needs pysted, does not bleach without the STED beam, and knows no moving stage, no
+        aberrations, no second dye and no colours."""
 
         @model_validator(mode="after")
         def _sample_is_a_map(self) -> Self:
@@ -156,9 +162,14 @@ class SimulatedMicroscope:
         @model_validator(mode="after")
         def _engine_can_do_it(self) -> Self:
             if self.engine == "pysted":
-                for key in ("drift_m_per_s", "vibration_m", "aberrations"):
+                keys = ("drift_m_per_s", "vibration_m", "aberrations", "second_label", "detection_m")
+                for key in keys:
                     if getattr(self, key) != type(self).model_fields[key].default:
                         raise ValueError(f"{key} is not known to the engine 'pysted': choose 'exact'")
+            dye = DYES[self.dye]
+            dye.emitted_within(self.detection_m)
+            if self.second_label is not None:
+                DYES[self.second_label.dye].check_lasers(dye.excitation_m, dye.sted_m)
             return self
 
     def __init__(
@@ -196,12 +207,16 @@ class SimulatedMicroscope:
             self._stream(_Purpose.STAGE, 0),
         )
         self._moving_engine = None if self._path.rests else moving_engine(self._engine)
-        self._sample = Sample(self._specimen.molecules, self._engine.margin_px)
-        self._diffusion = (
-            Diffusion(self._specimen.molecules, self._specimen.structures, options.diffusing)
+        self._specimens = [self._specimen]
+        if options.second_label is not None:
+            self._specimens.append(self._second_specimen(options.second_label, shape_yx))
+        maps = [specimen.molecules for specimen in self._specimens]
+        self._sample = Sample(np.stack(maps) if len(maps) > 1 else maps[0], self._engine.margin_px)
+        self._diffusions = [
+            Diffusion(specimen.molecules, specimen.structures, options.diffusing)
+            for specimen in self._specimens
             if options.diffusion_m2_per_s > 0
-            else None
-        )
+        ]
         self._made_s = self._moved_s = clock.now_s()
         self._stage = Stage(
             shape_yx,
@@ -233,8 +248,16 @@ class SimulatedMicroscope:
         return self._specimen
 
     @property
+    def specimens(self) -> tuple[Specimen, ...]:
+        """The same of each label, first the one that :attr:`specimen` is."""
+        return tuple(self._specimens)
+
+    @property
     def molecules(self) -> Molecules:
-        """The molecules that still fluoresce: a copy, on the specimen's grid."""
+        """The molecules that still fluoresce: a copy, on the specimen's grid.
+
+        With a second label the shape is ``(2, y, x)``, a map of each.
+        """
         return self._sample.molecules.copy()
 
     def shift_m(self, time_s: float) -> tuple[float, float]:
@@ -269,6 +292,7 @@ class SimulatedMicroscope:
                 "dye": self._options.dye,
                 "excitation_nm": round(DYES[self._options.dye].excitation_m * 1e9),
                 "sted_nm": round(DYES[self._options.dye].sted_m * 1e9),
+                "labels": len(self._specimens),
                 "engine": type(self._engine).__name__,
                 "seed": self._seed,
             },
@@ -374,11 +398,24 @@ class SimulatedMicroscope:
 
     def _diffuse(self, index: int, now_s: float) -> None:
         """Let what diffuses move until now."""
-        if self._diffusion is not None:
+        if self._diffusions:
             passed_s, self._moved_s = now_s - self._moved_s, now_s
             variance_px2 = 2 * self._options.diffusion_m2_per_s * passed_s / MAP_PIXEL_SIZE_M**2
             rng = np.random.default_rng(self._stream(_Purpose.DIFFUSION, index))
-            self._diffusion.move(self._sample.molecules, variance_px2, rng)
+            maps = self._sample.molecules
+            for molecules, diffusion in zip(
+                maps if maps.ndim == 3 else maps[None], self._diffusions, strict=True
+            ):
+                diffusion.move(molecules, variance_px2, rng)
+
+    def _second_specimen(self, label: SecondLabel, shape_yx: tuple[int, int]) -> Specimen:
+        return make_specimen(
+            label.specimen,
+            shape_yx,
+            label.molecules_per_pixel,
+            np.random.default_rng(self._stream(_Purpose.SECOND_SPECIMEN, 0)),
+            label.specimen_options,
+        )
 
     def _place(self, settings: ScanSettings) -> Place:
         """Return where a scan lies on the map, or say why it cannot be made."""
@@ -421,4 +458,9 @@ def _engine(options: SimulatedMicroscope.Options) -> ScanningEngine:
     if options.engine == "pysted":
         return PystedEngine(dye=dye, detector=detector)
     optics = Optics(excitation_m=dye.excitation_m, sted_m=dye.sted_m, aberrations=options.aberrations)
-    return STEDEngine(optics, dye, detector)
+    if options.second_label is not None:
+        second = DYES[options.second_label.dye].bleaching_faster(options.bleaching)
+        return SpeciesEngine([dye, second], optics, detector, windows=[options.detection_m])
+    # One dye in one window is dimmer and nothing else.
+    collected = detector.collected * dye.emitted_within(options.detection_m)
+    return STEDEngine(optics, dye, detector.replace(collected=collected))

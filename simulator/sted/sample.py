@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from controller.core.errors import ConfigurationError
 from simulator.stage import Place
 from simulator.sted.optics import Offset
-from simulator.sted.scanning import AdaptiveExposure, Exposure, Molecules, Scanned, ScanningEngine, Seeds
+from simulator.sted.scanning import (
+    AdaptiveExposure,
+    Exposure,
+    Molecules,
+    Scanned,
+    ScanningEngine,
+    Seeds,
+    child,
+)
 
 #: Parts of a map pixel that shifts are counted in.
 PARTS = 4
@@ -131,7 +139,8 @@ class Sample:
                 first_yx=(y + first * place.stride_px - whole[0], x - whole[1]),
                 shape_yx=(last - first, place.shape_yx[1]),
             )
-            bands.append(self.scan(engine.shifted(part), there, exposure, _seeds_of(seeds, first), ask))
+            own = Seeds(child(seeds.bleaching, first), child(seeds.photons, first))
+            bands.append(self.scan(engine.shifted(part), there, exposure, own, ask))
             if not goes_on:
                 break
         steps = [band.steps for band in bands if band.steps is not None]
@@ -151,13 +160,3 @@ def _bands(shift_px: NDArray[np.float64]) -> Iterator[tuple[int, int, tuple[int,
         y, x = whole[first].tolist()
         down, across = ((counted[first] - PARTS * whole[first]) / PARTS).tolist()
         yield int(first), int(last), (y, x), (down, across)
-
-
-def _seeds_of(seeds: Seeds, line: int) -> Seeds:
-    """Return the seeds of the lines from one on."""
-    return Seeds(*(_child(parent, line) for parent in (seeds.bleaching, seeds.photons)))
-
-
-def _child(parent: np.random.SeedSequence, line: int) -> np.random.SeedSequence:
-    # Not ``spawn``, which counts its calls: the same scan has the same seeds again.
-    return np.random.SeedSequence(parent.entropy, spawn_key=(*parent.spawn_key, line))

@@ -146,6 +146,11 @@ class Seeds:
     photons: np.random.SeedSequence
 
 
+def child(parent: np.random.SeedSequence, number: int) -> np.random.SeedSequence:
+    """Return a seed below another one. Unlike ``spawn`` it is the same whenever it is asked for."""
+    return np.random.SeedSequence(parent.entropy, spawn_key=(*parent.spawn_key, number))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Scanned:
     """What a scan left.

@@ -34,8 +34,11 @@ from controller.core.settings import Region, ScanSettings
 from controller.testing import LIMITS, MicroscopeContract, resources
 from simulator.specimens import Specimen, SpecimenOptions
 from simulator.sted import pysted_reference
+from simulator.sted.aberrations import Aberrations
 from simulator.sted.microscope import SimulatedMicroscope
+from simulator.sted.photophysics import DEEP_RED, RED
 from simulator.sted.scanning import AdaptiveExposure, Exposure, Scanned, Seeds
+from simulator.sted.species import SecondLabel
 
 Options = SimulatedMicroscope.Options
 SMALL = Options(specimen="beads", fields_yx=(2, 2), field_size_m=2.56e-6)
@@ -194,6 +197,9 @@ def test_it_fills_its_roles_and_is_made_from_options() -> None:
         ({"diffusion_m2_per_s": float("inf")}, "diffusion_m2_per_s"),
         ({"diffusing": "everything"}, "diffusing"),
         ({"engine": "pysted", "vibration_m": 1e-9}, "vibration_m is not known to the engine 'pysted'"),
+        ({"engine": "pysted", "detection_m": (650e-9, 700e-9)}, "detection_m is not known to the engine"),
+        ({"detection_m": (700e-9, 650e-9)}, "must begin before it ends"),
+        ({"second_label": SecondLabel(specimen="beads", dye="gym_red")}, "sted_m=7.75e-07 .* 'gym_red'"),
         ({"engine": "pysted", "drift_m_per_s": 1e-9}, "drift_m_per_s is not known to the engine 'pysted'"),
         ({"speed": 1.0}, "speed"),
     ],
@@ -565,3 +571,62 @@ def test_options_of_the_sample_reach_it() -> None:
     crowded = real(specimen_options=SpecimenOptions(density=4.0, rare_fraction=1.0))
     assert len(crowded.specimen.points) > 2 * len(real().specimen.points)
     assert set(crowded.specimen.points.classes.tolist()) == {2}
+
+
+SECOND = SecondLabel(specimen="filaments", molecules_per_pixel=40.0)
+
+
+def test_a_second_label_shines_and_bleaches_in_the_same_light() -> None:
+    alone, both = real(), real(second_label=SECOND)
+    assert np.array_equal(both.specimens[0].molecules, alone.specimen.molecules)
+    assert [specimen.name for specimen in both.specimens] == ["beads", "filaments"]
+    assert both.capabilities().details["labels"] == 2
+    before = both.molecules
+    assert before.shape == (2, 256, 256)
+    wide = STED.replace(region=region(side_m=2.4e-6), dwell_s=30e-6)
+    assert both.acquire(wide).photons.sum() > 1.2 * alone.acquire(wide).photons.sum()
+    lost = 1 - both.molecules.sum(axis=(1, 2)) / before.sum(axis=(1, 2))
+    assert np.all((lost > 0.01) & (lost < 0.9))
+
+
+def test_a_detection_window_counts_its_part_of_each_dye() -> None:
+    wide = CONFOCAL.replace(region=region(side_m=2.4e-6))
+    windows = ((630e-9, 680e-9), (700e-9, 760e-9))
+    dark: dict[str, Any] = {"background_hz": 0.0, "bleaching": 0.0}
+    one = [real(detection_m=window, **dark).acquire(wide).photons.sum() for window in windows]
+    both = [
+        real(detection_m=window, second_label=SECOND, **dark).acquire(wide).photons.sum()
+        for window in windows
+    ]
+    red, deep_red = ([dye.emitted_within(window) for window in windows] for dye in (RED, DEEP_RED))
+    assert one[0] / one[1] == pytest.approx(red[0] / red[1], rel=0.05)
+    second = np.subtract(both, one, dtype=float)
+    assert second[0] / second[1] == pytest.approx(deep_red[0] / deep_red[1], rel=0.05)
+    assert red[0] > 2 * red[1]
+    assert deep_red[1] > 2 * deep_red[0]
+
+
+def test_two_labels_move_together_with_the_stage_and_by_themselves() -> None:
+    changes: dict[str, Any] = {
+        "second_label": SECOND,
+        "drift_m_per_s": 1e-6,
+        "diffusion_m2_per_s": 1e-13,
+        "bleaching": 0.0,
+    }
+    whole, resumed = (real(**changes) for _ in range(2))
+    frames = run(whole)
+    for frame in frames[:3]:
+        resumed.expose_again(frame.settings)
+    assert np.array_equal(resumed.acquire(frames[3].settings).photons, frames[3].photons)
+    for now, specimen in zip(whole.molecules, whole.specimens, strict=True):
+        assert now.sum() == specimen.molecules.sum()
+    assert not np.array_equal(whole.molecules[0], whole.specimens[0].molecules)
+
+
+def test_aberrations_dim_a_scan() -> None:
+    wide = STED.replace(region=region(side_m=2.4e-6))
+    sharp, blurred = (
+        real(aberrations=Aberrations(astigmatism_m=path_m), bleaching=0.0, background_hz=0.0)
+        for path_m in (0.0, 40e-9)
+    )
+    assert blurred.acquire(wide).photons.sum() < 0.8 * sharp.acquire(wide).photons.sum()
