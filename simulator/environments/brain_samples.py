@@ -28,7 +28,7 @@ from simulator.two_photon.neurons import TissueOptions
 from simulator.two_photon.optics import TwoPhotonOptics
 
 #: Depths that planes are drawn from: those of one tissue are soon all known.
-DEPTHS_M = tuple(float(depth_um) * 1e-6 for depth_um in range(100, 401, 25))
+DEPTHS_M = tuple(depth_um / 1e6 for depth_um in range(100, 401, 25))
 
 #: Tissue around a field, so that one tissue has many fields.
 _AROUND_M = 32e-6

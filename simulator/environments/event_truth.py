@@ -8,9 +8,11 @@ photons from there: ``d² = signal² / (photons · excess noise)``. Scans of one
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from controller.core.frame import Frame
 from controller.core.settings import NonNegative, Positive, Region, Settings
@@ -23,12 +25,14 @@ Indices = NDArray[np.intp]
 #: A body counts if so much of it is cut by the focus, and so large a part of that lies in the field.
 _BODY_MIN_M2 = 40e-12
 _INSIDE_MIN = 0.7
+#: Spikes of an event are counted so long after its onset.
+_COUNTED_S = 0.2
 
 
 class EventOptions(Settings):
     """What an event is, and when it counts as seen."""
 
-    spikes_min: Positive = 3.0
+    spikes_min: Annotated[int, Field(ge=1)] = 3
     """Spikes within the first 0.2 s of it."""
     silence_s: Positive = 0.5
     """Time without any spike before it."""
@@ -38,9 +42,6 @@ class EventOptions(Settings):
     """Signal to noise ratio, of all scans in the window together, from which it counts as seen."""
     snr_full: Positive = 30.0
     """That of a quality of 1; below, it is proportional."""
-
-
-_COUNTED_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -55,6 +55,8 @@ class TwoPhotonPowerOptions(BrainEnvOptions):
     steps: Annotated[int, Field(ge=1, le=1000)] = 12
     """Scans of an episode: three rounds through all planes."""
     episode_energy_j: Positive = 0.04
+    full_scale_photons: Positive = 160.0
+    """Photons per pixel that become 255 in an observed image: about what the converter can tell."""
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)] = (
         Parameter(name="excitation_w", low=2e-3, high=120e-3, scale="log"),
         Parameter(name="dwell_s", low=0.5e-6, high=16e-6, scale="log"),
@@ -63,7 +65,7 @@ class TwoPhotonPowerOptions(BrainEnvOptions):
     fixed: dict[str, float] = Field(default={"excitation_w": 40e-3, "dwell_s": 4e-6})
     """Settings of what it does not."""
     preview_w: Positive = 20e-3
-    preview_dwell_s: Positive = 1e-6
+    preview_dwell_s: Positive = 2e-6
     """Of the scan that shows the next plane."""
     useful_from: Annotated[float, Field(ge=0, lt=1)] = 0.5
     useful_to: Annotated[float, Field(gt=0, le=1)] = 0.95
