@@ -36,8 +36,6 @@ Observation = dict[str, NDArray[Any]]
 Info = dict[str, Any]
 Action = NDArray[np.float32]
 
-_BUDGETS = ("steps left", "energy left", "signal left")
-
 
 class EnvOptions(Settings):
     """What can be chosen of every environment."""
@@ -78,6 +76,9 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
 
     Options: ClassVar[type[EnvOptions]] = EnvOptions
     channels: ClassVar[tuple[str, ...]] = ()
+    budgets: ClassVar[tuple[str, ...]] = ("steps left", "energy left", "signal left")
+    panel_px: ClassVar[int] = 256
+    """Side of an image in a rendered picture."""
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012
 
     def __init__(
@@ -110,7 +111,7 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
             {
                 "image": spaces.Box(0, 255, self._image_shape, np.uint8),
                 "history": spaces.Box(-1.0, 1.0, (remembered * recorded,), np.float32),
-                "budget": spaces.Box(0.0, 1.0, (len(_BUDGETS),), np.float32),
+                "budget": spaces.Box(0.0, 1.0, (len(self.budgets),), np.float32),
             }
         )
         self.action_space = spaces.Box(-1.0, 1.0, (actions,), np.float32)
@@ -130,9 +131,9 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         super().reset(seed=seed, options=options)
         if options:
             self._change_task(dict(options))
-        seeds = np.random.SeedSequence(int(self.np_random.integers(2**63)))
+        self._seeds = np.random.SeedSequence(int(self.np_random.integers(2**63)))
         fields, size_m = self._fields_needed()
-        self._prepared = self._samples.prepare(seeds, fields, size_m)
+        self._prepared = self._samples.prepare(self._seeds, fields, size_m)
         self._field = self._steps = 0
         self._is_over = False
         self._history[:] = 0
@@ -145,8 +146,8 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         if self.render_mode is None or self._prepared is None:
             return None
         observation = self._observation()
-        bars = [(name, float(value)) for name, value in zip(_BUDGETS, observation["budget"], strict=True)]
-        return panels(list(observation["image"]), self.channels, bars)
+        bars = [(name, float(value)) for name, value in zip(self.budgets, observation["budget"], strict=True)]
+        return panels(list(observation["image"]), self.channels, bars, self.panel_px)
 
     def close(self) -> None:
         """Put the lights out and release the microscope."""
@@ -171,6 +172,10 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         """Return how much there still is to see, 0..1, judged by images alone."""
         return 1.0
 
+    def _left(self) -> tuple[float, ...]:
+        """Return what is left of each of ``budgets``, 0..1."""
+        return (self._steps_left, self._energy_left, self._signal_left())
+
     # What they share.
 
     def _change_task(self, options: dict[str, Any]) -> None:
@@ -189,6 +194,16 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
     @property
     def _energy_left_j(self) -> float:
         return self._stage.microscope.ledger.energy_left_j
+
+    @property
+    def _energy_left(self) -> float:
+        """Return the part of the dose budget that is left, 0..1."""
+        return self._energy_left_j / self._samples.limits.session_energy_max_j
+
+    @property
+    def _steps_left(self) -> float:
+        """Return the part of the steps that is left, 0..1."""
+        return 1 - self._steps / self.options.steps
 
     @property
     def _region(self) -> Region:
@@ -223,15 +238,10 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         for channel, seen in zip(image, self.images(), strict=True):
             if seen is not None:
                 channel[:] = seen
-        left = (
-            1 - self._steps / self.options.steps,
-            self._energy_left_j / self._samples.limits.session_energy_max_j,
-            self._signal_left(),
-        )
         return {
             "image": image,
             "history": self._history.ravel().copy(),
-            "budget": np.clip(np.array(left, np.float32), 0.0, 1.0),
+            "budget": np.clip(np.array(self._left(), np.float32), 0.0, 1.0),
         }
 
 

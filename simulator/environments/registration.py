@@ -7,6 +7,8 @@ IDS: dict[str, str] = {
     "Stedfast/STEDTune-v0": "simulator.environments.sted_tune:STEDTuneEnv",
     "Stedfast/STEDSequence-v0": "simulator.environments.sted_sequence:STEDSequenceEnv",
     "Stedfast/ROISelect-v0": "simulator.environments.roi_select:ROISelectEnv",
+    "Stedfast/LabelRequest-v0": "simulator.environments.label_request:LabelRequestEnv",
+    "Stedfast/Session-v0": "simulator.environments.session:SessionEnv",
 }
 
 
