@@ -127,8 +127,8 @@ def best_place(env: Any) -> NDArray[np.float32]:
     return action
 
 
-def brightest_place(env: Any) -> NDArray[np.float32]:
-    """Return the brightest region of the overview of those that were not visited."""
+def brightest_center(env: Any) -> tuple[float, float]:
+    """Return the middle of the brightest region of the overview of those that were not visited."""
     from scipy.ndimage import uniform_filter
 
     overview, _, visited = env.images()
@@ -136,8 +136,13 @@ def brightest_place(env: Any) -> NDArray[np.float32]:
     light = uniform_filter(overview.astype(float) ** 2 * (visited == 0), side, mode="constant")
     row, column = np.unravel_index(int(light.argmax()), light.shape)
     place = (np.array([row, column]) + 0.5) / len(overview) - 0.5
-    middle = np.array(env.region(np.zeros(2, np.float32)).center_yx_m)
-    action: NDArray[np.float32] = env.action_for(middle + place * env.options.sample_m)
+    y, x = place * env.options.sample_m  # from the middle of the only field, which is that of the sample
+    return float(y), float(x)
+
+
+def brightest_place(env: Any) -> NDArray[np.float32]:
+    """Return the action for the brightest region that was not visited."""
+    action: NDArray[np.float32] = env.action_for(brightest_center(env))
     return action
 
 

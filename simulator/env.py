@@ -12,9 +12,11 @@ from simulator.environments.adaptive import (
     RESCueOptions,
     RESCueParameter,
 )
+from simulator.environments.annotator import AnnotatorOptions
 from simulator.environments.brain_env import BrainEnv, BrainEnvOptions
 from simulator.environments.brain_samples import BrainDistribution, SimulatedBrains
 from simulator.environments.calcium_events import EVENT_TASKS, CalciumEventsEnv, CalciumEventsOptions
+from simulator.environments.label_request import LabelRequestEnv, LabelRequestOptions
 from simulator.environments.parameters import SCAN_PARAMETERS
 from simulator.environments.preference import (
     Learned,
@@ -23,6 +25,7 @@ from simulator.environments.preference import (
     STEDPreferenceOptions,
 )
 from simulator.environments.preference_model import Utility
+from simulator.environments.rare_samples import RARE_TASKS
 from simulator.environments.registration import IDS, register_all
 from simulator.environments.roi_select import ROI_TASKS, ROISelectEnv, ROISelectOptions
 from simulator.environments.samples import (
@@ -34,6 +37,7 @@ from simulator.environments.samples import (
     SimulatedSamples,
 )
 from simulator.environments.scan_env import ScanEnv, ScanOptions
+from simulator.environments.session import SessionEnv, SessionOptions
 from simulator.environments.sted_sequence import STEDSequenceEnv, STEDSequenceOptions
 from simulator.environments.sted_tune import STEDTuneEnv, STEDTuneOptions
 from simulator.environments.two_photon_power import POWER_TASKS, TwoPhotonPowerEnv, TwoPhotonPowerOptions
@@ -46,9 +50,11 @@ __all__ = [
     "EVENT_TASKS",
     "IDS",
     "POWER_TASKS",
+    "RARE_TASKS",
     "ROI_TASKS",
     "SCAN_PARAMETERS",
     "TASKS",
+    "AnnotatorOptions",
     "BrainDistribution",
     "BrainEnv",
     "BrainEnvOptions",
@@ -57,6 +63,8 @@ __all__ = [
     "DyMINEnv",
     "DyMINOptions",
     "DyMINParameter",
+    "LabelRequestEnv",
+    "LabelRequestOptions",
     "Learned",
     "MicroscopeFields",
     "Prepared",
@@ -79,6 +87,8 @@ __all__ = [
     "ScanEnv",
     "ScanOptions",
     "ScanVectorEnv",
+    "SessionEnv",
+    "SessionOptions",
     "SimulatedBrains",
     "SimulatedSamples",
     "TwoPhotonPowerEnv",

@@ -76,7 +76,9 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
 
     Options: ClassVar[type[EnvOptions]] = EnvOptions
     channels: ClassVar[tuple[str, ...]] = ()
-    budgets: ClassVar[tuple[str, str, str]] = ("steps left", "energy left", "signal left")
+    budgets: ClassVar[tuple[str, ...]] = ("steps left", "energy left", "signal left")
+    panel_px: ClassVar[int] = 256
+    """Side of an image in a rendered picture."""
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 2}  # noqa: RUF012
 
     def __init__(
@@ -130,9 +132,9 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         super().reset(seed=seed, options=options)
         if options:
             self._change_task(dict(options))
-        seeds = np.random.SeedSequence(int(self.np_random.integers(2**63)))
+        self._seeds = np.random.SeedSequence(int(self.np_random.integers(2**63)))
         fields, size_m = self._fields_needed()
-        self._prepared = self._samples.prepare(seeds, fields, size_m)
+        self._prepared = self._samples.prepare(self._seeds, fields, size_m)
         self._field = self._steps = 0
         self._is_over = False
         self._history[:] = 0
@@ -146,7 +148,7 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
             return None
         observation = self._observation()
         bars = [(name, float(value)) for name, value in zip(self.budgets, observation["budget"], strict=True)]
-        return panels(list(observation["image"]), self.channels, bars)
+        return panels(list(observation["image"]), self.channels, bars, self.panel_px)
 
     def close(self) -> None:
         """Put the lights out and release the microscope."""
@@ -180,6 +182,10 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         """Return which part of the episode is over; it is truncated at 1."""
         return self._steps / self.options.steps
 
+    def _left(self) -> tuple[float, ...]:
+        """Return what is left of each of ``budgets``, 0..1."""
+        return (self._steps_left, self._energy_left, self._signal_left())
+
     # What they share.
 
     def _change_task(self, options: dict[str, Any]) -> None:
@@ -198,6 +204,16 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
     @property
     def _energy_left_j(self) -> float:
         return self._stage.microscope.ledger.energy_left_j
+
+    @property
+    def _energy_left(self) -> float:
+        """Return the part of the dose budget that is left, 0..1."""
+        return self._energy_left_j / self._samples.limits.session_energy_max_j
+
+    @property
+    def _steps_left(self) -> float:
+        """Return the part of the episode that is left, 0..1."""
+        return 1 - self._part_over()
 
     @property
     def _region(self) -> Region:
@@ -232,15 +248,10 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         for channel, seen in zip(image, self.images(), strict=True):
             if seen is not None:
                 channel[:] = seen
-        left = (
-            1 - self._part_over(),
-            self._energy_left_j / self._samples.limits.session_energy_max_j,
-            self._signal_left(),
-        )
         return {
             "image": image,
             "history": self._history.ravel().copy(),
-            "budget": np.clip(np.array(left, np.float32), 0.0, 1.0),
+            "budget": np.clip(np.array(self._left(), np.float32), 0.0, 1.0),
         }
 
 

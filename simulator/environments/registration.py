@@ -12,6 +12,8 @@ IDS: dict[str, str] = {
     "Stedfast/ROISelect-v0": "simulator.environments.roi_select:ROISelectEnv",
     "Stedfast/CalciumEvents-v0": "simulator.environments.calcium_events:CalciumEventsEnv",
     "Stedfast/TwoPhoton-v0": "simulator.environments.two_photon_power:TwoPhotonPowerEnv",
+    "Stedfast/LabelRequest-v0": "simulator.environments.label_request:LabelRequestEnv",
+    "Stedfast/Session-v0": "simulator.environments.session:SessionEnv",
 }
 
 #: Those of them that `make_vec` makes as one.

@@ -15,6 +15,7 @@ from controller.core.settings import NonNegative, Positive, Region, ScanSettings
 from simulator.environments.microscope_env import Action, EnvOptions, Info, MicroscopeEnv, Observation
 from simulator.environments.parameters import as_point
 from simulator.environments.pictures import Bytes, encoded
+from simulator.environments.sample_regions import SampleRegions
 from simulator.environments.samples import SampleDistribution, Samples, TaskName
 from simulator.objectives import find_spots
 
@@ -35,7 +36,6 @@ ROI_TASKS: dict[str, SampleDistribution] = {
 #: A spot is a true one, or one that was found before, within this distance.
 _SAME_M = 40e-9
 _SPOT_WIDTH_M = 80e-9
-_GRID_M = 20e-9
 
 Points = NDArray[np.float64]
 
@@ -119,7 +119,7 @@ class ROISelectEnv(MicroscopeEnv[ROISelectOptions]):
             is_spent, refusal = isinstance(error, DoseBudgetError), str(error)
         else:
             self._last = frame
-            self._visited[self._pixels_of(region)] = 255
+            self._visited[self._regions.pixels(region)] = 255
             new, found = self._count(frame)
         energy_j = self._stage.microscope.dose.energy_j - before
         cost = self.options.dose_weight * energy_j / self._samples.limits.session_energy_max_j
@@ -140,19 +140,11 @@ class ROISelectEnv(MicroscopeEnv[ROISelectOptions]):
 
     def region(self, action: Action) -> Region:
         """Return the region that an action asks for; ``ValueError`` if it is outside its box."""
-        reach_m = (self.options.sample_m - self.options.roi_m) / 2
-        middle = self._region.center_yx_m
-        y, x = (
-            centre + round(float(part) * reach_m / _GRID_M) * _GRID_M
-            for centre, part in zip(middle, as_point(action, ("y", "x")), strict=True)
-        )
-        return Region(center_yx_m=(y, x), size_yx_m=(self.options.roi_m, self.options.roi_m))
+        return self._regions.region(as_point(action, ("y", "x")))
 
     def action_for(self, center_yx_m: tuple[float, float]) -> Action:
         """Return the action whose region has this middle, or the nearest that lies inside the sample."""
-        reach_m = (self.options.sample_m - self.options.roi_m) / 2
-        offset = np.array(center_yx_m) - np.array(self._region.center_yx_m)
-        return np.asarray(np.clip(offset / reach_m, -1, 1), np.float32)
+        return self._regions.point_for(center_yx_m)
 
     def points_left(self) -> Points:
         """Return where the true spots are that were not found yet: for oracles, not for policies."""
@@ -194,13 +186,9 @@ class ROISelectEnv(MicroscopeEnv[ROISelectOptions]):
             sted_w=options.sted_w,
         )
 
-    def _pixels_of(self, region: Region) -> tuple[slice, slice]:
-        """Return the pixels of the overview that a region covers."""
-        corner = np.array(self._region.bounds_yx_m[:2])
-        y0, x0, y1, x1 = (np.array(region.bounds_yx_m).reshape(2, 2) - corner).ravel() / (
-            self.options.overview_pixel_m
-        )
-        return slice(round(y0), round(y1)), slice(round(x0), round(x1))
+    @property
+    def _regions(self) -> SampleRegions:
+        return SampleRegions(self._region, self.options.roi_m, self.options.overview_pixel_m)
 
     def _count(self, frame: Frame) -> tuple[int, int]:
         """Return how many spots a region shows for the first time, and how many it shows."""

@@ -18,7 +18,14 @@ from controller.core.limits import SafetyLimits
 from controller.core.settings import NonNegative, Positive, Region, Settings
 from simulator.environments.mosaic import Field as SampleField
 from simulator.environments.mosaic import mosaic
-from simulator.specimens import MAP_PIXEL_SIZE_M, Specimen, SpecimenName, TruthPoints, make_specimen
+from simulator.specimens import (
+    MAP_PIXEL_SIZE_M,
+    Specimen,
+    SpecimenName,
+    SpecimenOptions,
+    TruthPoints,
+    make_specimen,
+)
 from simulator.sted.detector import Detector
 from simulator.sted.engine import STEDEngine
 from simulator.sted.microscope import SimulatedMicroscope
@@ -62,6 +69,8 @@ class SampleDistribution(Settings):
     """Quantum yield of the dye, relative to ``RED``; at most 1.5."""
     background_hz: Range = (1000.0, 4000.0)
     """Counts per second without any sample."""
+    specimen: SpecimenOptions = SpecimenOptions()
+    """How crowded the maps are, and which part of their things is rare."""
 
     @model_validator(mode="after")
     def _ranges_are_ranges(self) -> Self:
@@ -105,9 +114,22 @@ class Truth:
         """Return the molecules that a region had before any light."""
         return self._cut(self.microscope.specimen.molecules, region)
 
+    def classes(self, region: Region) -> NDArray[np.int32]:
+        """Return what the map's pixels of a region are, as indices into ``class_names``."""
+        return self._cut(self.microscope.specimen.classes, region)
+
+    def structures(self, region: Region) -> NDArray[np.int32]:
+        """Return the label image of a region: 0 background, structures 1, 2, …, as in the whole sample."""
+        return self._cut(self.microscope.specimen.structures, region)
+
     def points(self, region: Region) -> TruthPoints:
         """Return the small things in a region, in sample coordinates."""
         return self.microscope.specimen.points.inside(region)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes; the first is the background."""
+        return self.microscope.specimen.class_names
 
     @staticmethod
     def _cut(image: NDArray[np.int32], region: Region) -> NDArray[np.int32]:
@@ -238,7 +260,7 @@ class SimulatedSamples:
                 f"fields of {side_px} map pixels and {margin_px} around do not fit into maps of {map_px}: "
                 f"lower their size"
             )
-        specimen, places = _map(kind, number, map_px)
+        specimen, places = _map(kind, number, map_px, self.distribution.specimen)
         middle = places[int(rng.integers(len(places)))] + rng.integers(-side_px // 4, side_px // 4 + 1, 2)
         first = np.clip(middle - tile_px // 2, 0, map_px - tile_px)
         return specimen.crop((int(first[0]), int(first[1])), (tile_px, tile_px))
@@ -279,10 +301,12 @@ class MicroscopeFields:
 
 
 @lru_cache(maxsize=16)
-def _map(kind: SpecimenName, number: int, map_px: int) -> tuple[Specimen, NDArray[np.intp]]:
+def _map(
+    kind: SpecimenName, number: int, map_px: int, options: SpecimenOptions
+) -> tuple[Specimen, NDArray[np.intp]]:
     """Return a map and the places of its structures, shape ``(n, 2)``."""
     rng = np.random.default_rng([number, _KIND_NUMBERS[kind]])
-    specimen = make_specimen(kind, (map_px, map_px), _MOLECULES_PER_PIXEL, rng)
+    specimen = make_specimen(kind, (map_px, map_px), _MOLECULES_PER_PIXEL, rng, options)
     places = np.argwhere(specimen.structures > 0)
     if not len(places):
         places = np.array([[map_px // 2, map_px // 2]])

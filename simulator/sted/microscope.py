@@ -426,7 +426,8 @@ class SimulatedMicroscope:
             )
         if settings.adaptive is not None and not self.capabilities().adaptive:
             raise InvalidRequestError(
-                'an adaptive scan is asked, allowed is that with engine = "exact" (microscope.options.engine)'
+                'an adaptive scan is asked, allowed is that with engine = "exact" and one dye '
+                "(microscope.options)"
             )
         return self._stage.place(settings)
 
