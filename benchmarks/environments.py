@@ -14,7 +14,9 @@ random) of paired differences. ``episodes needed`` is how many it takes until th
 its interval, which shrinks with their square root: an id is worth its place up to 200. CPU times are
 ``process_time`` of one process.
 
-Usage: ``python benchmarks/environments.py [--episodes 100] [--only STEDTune] [--task easy] [--ppo]``
+With ``--light``: what the best constant setting shows and bleaches with even light, DyMIN and RESCue.
+
+Usage: ``python benchmarks/environments.py [--episodes 100] [--only DyMIN] [--task easy] [--ppo | --light]``
 """
 
 from __future__ import annotations
@@ -22,19 +24,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-import simulator.env  # noqa: F401  # registers the ids
+from simulator.env import ADAPTIVE_TASKS, DyMINEnv, DyMINOptions, RESCueEnv, STEDTuneEnv
 
 Policy = Callable[[Any], NDArray[np.float32]]
 
 #: Ids whose baselines are here; those of the two-photon ids are in benchmarks/two_photon_environments.py.
-NAMES = ("Stedfast/STEDTune-v0", "Stedfast/STEDSequence-v0", "Stedfast/ROISelect-v0")
+NAMES = tuple(f"Stedfast/{name}-v0" for name in ("STEDTune", "STEDSequence", "DyMIN", "RESCue", "ROISelect"))
 TASKS = ("easy", "mid", "hard", "held_out")
 DEFAULT = {"sted_w": 0.15, "excitation_w": 10e-6, "dwell_s": 10e-6}
 _EVALUATION, _SWEEP = 1_000_000, 2_000_000  # seeds of the two never meet
@@ -74,11 +76,11 @@ def swept(env: Any, values: int = 7) -> Policy:
     return constant(best[int(second.argmax())])
 
 
-def searched(env: Any, tries: int = 48, refinements: int = 32) -> Policy:
+def searched(env: Any, tries: int = 12, steps: int = 12) -> Policy:
     """Return a good constant action where a grid would be too large.
 
-    Random actions play an episode each, the best eight three more; then steps from the best of these in
-    some of its numbers, ever smaller, are kept if they gain on the same three.
+    What the environment leaves fixed and random actions play an episode each, the best four three more;
+    then ever smaller steps from the best one, in some of its numbers, are kept if they gain on those three.
     """
     rng = np.random.default_rng(0)
     numbers = env.action_space.shape[0]
@@ -87,9 +89,10 @@ def searched(env: Any, tries: int = 48, refinements: int = 32) -> Policy:
         return float(returns(env, constant(action), _SWEEP + 100, 3).mean())
 
     random = rng.uniform(-1, 1, (tries, numbers)).astype(np.float32)
-    first = np.array([episode(env, constant(action), _SWEEP) for action in random])
-    value, best = max(((worth(action), action) for action in random[np.argsort(first)[-8:]]), key=_value)
-    for step in np.geomspace(0.4, 0.08, refinements):
+    tried = np.concatenate([[env.action_map.action(env.options.fixed)], random])
+    first = np.array([episode(env, constant(action), _SWEEP) for action in tried])
+    value, best = max(((worth(action), action) for action in tried[np.argsort(first)[-4:]]), key=_value)
+    for step in np.geomspace(0.4, 0.08, steps):
         moved = rng.normal(0, step, numbers) * (rng.random(numbers) < 0.5)
         action = np.clip(best + moved, -1, 1).astype(np.float32)
         value, best = max((value, best), (worth(action), action), key=_value)
@@ -191,6 +194,41 @@ def row(name: str, task: str, episodes: int) -> str:
     )
 
 
+def light(task: str, episodes: int) -> Iterator[str]:
+    """Yield what the best constant setting without and with adaptive light shows and costs.
+
+    The same samples, reward and search for all three.
+    """
+    even: NDArray[np.float64] | None = None
+    for make in (STEDTuneEnv, DyMINEnv, RESCueEnv):
+        env: Any = make(task=task, tasks=ADAPTIVE_TASKS, reward=DyMINOptions().reward)
+        action = searched(env)(env)
+        scans = np.array([shown(env, action, _EVALUATION + number) for number in range(episodes)])
+        even = scans if even is None else even
+        spared = even[:, 1] - scans[:, 1]
+        cells = [f"{values.mean():.3g} ± {interval(values):.2g}" for values in [*scans.T, spared]]
+        settings = env.action_map.settings(action).items()
+        found = ", ".join(f"{name} {value:.3g}" for name, value in settings)
+        yield f"| {make.__name__} | {task} | {' | '.join(cells)} | {found} |"
+
+
+def shown(env: Any, action: NDArray[np.float32], seed: int) -> NDArray[np.float64]:
+    """Return the mean likeness, percent bleached and millijoules of the scans of an episode."""
+    env.reset(seed=seed)
+    infos = [env.step(action)[4] for _ in range(env.options.steps)]
+    return np.mean(
+        [
+            (
+                info["truth_likeness"],
+                100 * info["truth_bleached_fraction"],
+                1e3 * info.get("truth_energy_j", info["energy_j"]),
+            )
+            for info in infos
+        ],
+        axis=0,
+    )
+
+
 def ppo(steps: int, task: str) -> str:
     """Train PPO on STEDTune and compare it with random actions on seeds it has not seen.
 
@@ -251,11 +289,18 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--only", default="")
     parser.add_argument("--task", default="")
+    parser.add_argument("--light", action="store_true")
     parser.add_argument("--ppo", action="store_true")
     parser.add_argument("--ppo-steps", type=int, default=4096)
     asked = parser.parse_args()
     if asked.ppo:
         print(ppo(asked.ppo_steps, asked.task or "hard"))
+        return
+    if asked.light:
+        print("| env | task | likeness | bleached, % | light, mJ | bleached less, % | settings |")
+        print("|---|---|---|---|---|---|---|")
+        for line in light(asked.task or "easy", asked.episodes):
+            print(line, flush=True)
         return
     print("| id | task | random | default | oracle | gap | episodes needed | step, ms | reset, ms |")
     print("|---|---|---|---|---|---|---|---|---|")

@@ -24,17 +24,17 @@ from simulator.environments.scan_env import Done, ScanOptions
 from simulator.environments.sted_tune import STEDTuneEnv
 
 #: Sparse samples with fragile dyes, where a look at each pixel before its light pays. ``held_out`` has
-#: kinds, maps and dyes that none of the others has.
+#: kinds, maps and dyes that easy and mid have not.
 ADAPTIVE_TASKS: dict[str, SampleDistribution] = {
     "easy": SampleDistribution(
-        kinds=("vesicles",), bleaching=(3.0, 3.0), brightness=(0.5, 0.5), background_hz=(2000.0, 2000.0)
+        kinds=("beads",), bleaching=(3.0, 3.0), brightness=(1.0, 1.0), background_hz=(2000.0, 2000.0)
     ),
-    "mid": SampleDistribution(kinds=("vesicles", "synapses"), bleaching=(1.5, 4.0), brightness=(0.3, 1.0)),
+    "mid": SampleDistribution(kinds=("beads", "synapses"), bleaching=(1.5, 4.0), brightness=(0.5, 1.2)),
     "hard": SampleDistribution(
-        kinds=("vesicles", "synapses", "filaments"), bleaching=(3.0, 8.0), brightness=(0.2, 0.5)
+        kinds=("beads", "synapses", "filaments"), bleaching=(3.0, 8.0), brightness=(0.25, 0.6)
     ),
     "held_out": SampleDistribution(
-        kinds=("beads",), maps="held_out", bleaching=(4.2, 8.0), brightness=(0.15, 0.28)
+        kinds=("vesicles",), maps="held_out", bleaching=(4.2, 8.0), brightness=(0.2, 0.45)
     ),
 }
 
@@ -84,7 +84,7 @@ class AdaptiveOptions(ScanOptions):
 
     adaptive: tuple[_StepParameter, ...] = ()
     """What the policy tunes of the steps; names, bounds and scales. ``fixed`` has what it does not."""
-    reward: rewards.RewardOptions = rewards.RewardOptions(bleaching_weight=2.0, dose_weight=2.0)
+    reward: rewards.RewardOptions = rewards.RewardOptions(bleaching_weight=0.5, dose_weight=2.0)
 
 
 class DyMINOptions(AdaptiveOptions):
@@ -97,11 +97,11 @@ class DyMINOptions(AdaptiveOptions):
     )
     fixed: dict[str, float] = Field(
         default={
-            "sted_w": 0.1,
-            "excitation_w": 10e-6,
-            "dwell_s": 10e-6,
-            "decision_fraction": 0.15,
-            "middle_sted_fraction": 0.2,
+            "sted_w": 0.2,
+            "excitation_w": 5e-6,
+            "dwell_s": 15e-6,
+            "decision_fraction": 0.3,
+            "middle_sted_fraction": 0.13,
             "fewest_photons": 2.0,
         }
     )
@@ -117,12 +117,12 @@ class RESCueOptions(AdaptiveOptions):
     )
     fixed: dict[str, float] = Field(
         default={
-            "sted_w": 0.1,
-            "excitation_w": 10e-6,
+            "sted_w": 0.15,
+            "excitation_w": 5e-6,
             "dwell_s": 10e-6,
-            "decision_fraction": 0.2,
+            "decision_fraction": 0.3,
             "fewest_photons": 2.0,
-            "enough_photons": 50.0,
+            "enough_photons": 40.0,
         }
     )
 
