@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import Annotated, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from controller.core.errors import (
@@ -257,6 +258,17 @@ class SimulatedMicroscope:
         y, x = self._path.shift_m(np.array([time_s - self._made_s]))[0].tolist()
         return y, x
 
+    @property
+    def displacements_m(self) -> tuple[NDArray[np.float64], ...]:
+        """How far what diffuses was from its first place in the last scan: the truth.
+
+        For each label a shape of ``(2, things)``, y and x. Things are the structures by their labels, 0
+        what has none, or the molecules in the order of the map. Empty if nothing diffuses.
+        """
+        return tuple(
+            np.asarray(each.displacement_px * MAP_PIXEL_SIZE_M, np.float64) for each in self._diffusions
+        )
+
     def capabilities(self) -> Capabilities:
         """Return what this microscope can do."""
         height_m, width_m = self._stage.sample.size_yx_m
@@ -302,7 +314,7 @@ class SimulatedMicroscope:
         """Apply the light of one earlier scan, in the order of acquisition.
 
         The next frame is then bit-identical to the one of an uninterrupted run. A simulated clock is
-        moved on as if it had been that run; a real one is not waited for.
+        moved on as if it had been that run; a real one is not waited for, so what moves is elsewhere then.
 
         Raises
         ------
@@ -369,11 +381,15 @@ class SimulatedMicroscope:
             self._stream(_Purpose.PHOTONS, index),
         )
         if self._moving_engine is None:
-            return self._sample.scan(self._engine, place, exposure, seeds, go_on)
-        lines = place.shape_yx[0]
-        middle_s = started_s - self._made_s + settings.duration_s * (np.arange(lines) + 0.5) / lines
-        shift_px = self._path.shift_m(middle_s) / MAP_PIXEL_SIZE_M
-        return self._sample.scan_moving(self._moving_engine, place, exposure, seeds, go_on, shift_px=shift_px)
+            scanned = self._sample.scan(self._engine, place, exposure, seeds, go_on)
+        else:
+            lines = place.shape_yx[0]
+            middle_s = started_s - self._made_s + settings.duration_s * (np.arange(lines) + 0.5) / lines
+            shift_px = self._path.shift_m(middle_s) / MAP_PIXEL_SIZE_M
+            scanned = self._sample.scan_moving(
+                self._moving_engine, place, exposure, seeds, go_on, shift_px=shift_px
+            )
+        return scanned
 
     def _diffuse(self, index: int, now_s: float) -> None:
         """Let what diffuses move until now."""

@@ -86,7 +86,15 @@ class Sample:
         seeds: Seeds,
         go_on: Callable[[int], bool],
     ) -> Scanned:
-        """Scan the sample at rest, and leave in it what survives."""
+        """Scan the sample at rest, and leave in it what survives.
+
+        Parameters
+        ----------
+        engine, exposure, seeds, go_on
+            As for :meth:`simulator.sted.scanning.ScanningEngine.scan`.
+        place
+            Where the scan lies; parts of it that lie beyond the sample are glass.
+        """
         size = [pixels * place.stride_px + 2 * self._margin_px for pixels in place.shape_yx]
         # The last pixels of a scan may lie beyond the map, and all of them if it has drifted away.
         inside, glass = [], []
@@ -97,7 +105,7 @@ class Sample:
             glass.append((before, length - before - (stop - start)))
         lit = self._map[..., inside[0], inside[1]]  # a view: survivors are written back to it
         beyond = [(0, 0)] * (lit.ndim - 2) + glass
-        scanned = engine.scan(np.pad(lit, beyond), exposure, seeds, go_on)  # type: ignore[arg-type]
+        scanned = engine.scan(np.pad(lit, beyond), exposure, seeds, go_on)
         (top, _), (before, _) = glass
         height, width = lit.shape[-2:]
         lit[:] = scanned.survivors[..., top : top + height, before : before + width]
@@ -113,7 +121,7 @@ class Sample:
         *,
         shift_px: NDArray[np.float64],
     ) -> Scanned:
-        """Scan while the sample moves.
+        """Scan while the sample moves; the survivors returned are those of the whole sample.
 
         Parameters
         ----------

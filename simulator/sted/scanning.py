@@ -190,7 +190,7 @@ class ScanningEngine(Protocol):
     def scan(
         self,
         molecules: Molecules,
-        exposure: Exposure,
+        exposure: Exposure | AdaptiveExposure,
         seeds: Seeds,
         go_on: Callable[[int], bool] = ...,
     ) -> Scanned:
@@ -202,7 +202,8 @@ class ScanningEngine(Protocol):
             Molecules per map pixel, int32, shape ``(y, x)``: the scanned region and ``margin_px``
             beyond each of its edges.
         exposure, seeds
-            How each pixel is lit, and the chance of this scan.
+            How each pixel is lit, and the chance of this scan. The microscope says which engines it gives
+            adaptive ones (``Capabilities.adaptive``).
         go_on
             Called after a few lines with the number of lines done; ``False`` ends the scan there.
 

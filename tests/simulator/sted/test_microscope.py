@@ -37,7 +37,7 @@ from simulator.sted import pysted_reference
 from simulator.sted.aberrations import Aberrations
 from simulator.sted.microscope import SimulatedMicroscope
 from simulator.sted.photophysics import DEEP_RED, RED
-from simulator.sted.scanning import Exposure, Scanned, Seeds
+from simulator.sted.scanning import AdaptiveExposure, Exposure, Scanned, Seeds
 from simulator.sted.species import SecondLabel
 
 Options = SimulatedMicroscope.Options
@@ -63,7 +63,7 @@ class CountingEngine:
     def scan(
         self,
         molecules: NDArray[np.int32],
-        exposure: Exposure,
+        exposure: Exposure | AdaptiveExposure,
         seeds: Seeds,
         go_on: Callable[[int], bool] = lambda _: True,
     ) -> Scanned:
@@ -540,6 +540,21 @@ def test_exposing_again_brings_motion_back() -> None:
         resumed.expose_again(frame.settings)
     assert np.array_equal(resumed.acquire(whole[3].settings).photons, whole[3].photons)
     assert not np.array_equal(run(real(specimen="vesicles"))[3].photons, whole[3].photons)
+
+
+def test_what_diffuses_is_seen_where_it_is_told_to_be() -> None:
+    clock = SimulatedClock()
+    microscope = one_bead(clock, diffusion_m2_per_s=2e-15)
+    wide = CONFOCAL.replace(region=region(side_m=2.4e-6))
+    for _ in range(4):
+        clock.sleep(1.0)
+        frame = microscope.acquire(wide)
+        (moved_m,) = microscope.displacements_m
+        assert moved_m.shape == (2, 2)
+        assert centroid_yx_m(frame) - 10e-9 == pytest.approx(moved_m[:, 1], abs=1e-9)
+        assert not moved_m[:, 0].any()
+    assert moved_m.any()
+    assert one_bead(clock).displacements_m == ()
 
 
 @pytest.mark.parametrize("diffusing", ["structures", "molecules"])
