@@ -48,9 +48,9 @@ class Aberrations(Settings):
     """Refractive index of that sample."""
 
     @property
-    def any(self) -> bool:
-        """Tell whether any path is wrong."""
-        return self != Aberrations(sample_index=self.sample_index)
+    def is_perfect(self) -> bool:
+        """Tell whether no path is wrong."""
+        return self == Aberrations(sample_index=self.sample_index)
 
     def check(self, numerical_aperture: float, index: float) -> None:
         """Refuse what a lens cannot have.
@@ -65,7 +65,9 @@ class Aberrations(Settings):
                 f"aberrations.sample_index={self.sample_index:g} must be above "
                 f"numerical_aperture={numerical_aperture:g} where aberrations.depth_m is not 0"
             )
-        if self.any and not (rms_m := self.rms_m(numerical_aperture, index)) <= _RMS_MAX_M:
+        if self.is_perfect:
+            return
+        if not (rms_m := self.rms_m(numerical_aperture, index)) <= _RMS_MAX_M:
             raise ValueError(
                 f"aberrations: an error of the path of {rms_m:g} m rms in all leaves no focus, at most "
                 f"{_RMS_MAX_M:g} m can be computed"

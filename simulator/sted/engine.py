@@ -134,7 +134,7 @@ class STEDEngine:
         shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
         if isinstance(exposure, AdaptiveExposure):
             return self._scan_adaptively(molecules, exposure, seeds, go_on)
-        images, dwell_s = self.emit(molecules, exposure, seeds.bleaching)
+        images, dwell_s = self.emit(molecules, exposure, seeds)
         rng = np.random.Generator(np.random.Philox(seeds.photons))
         photons = np.zeros(shape_yx, np.uint32)
         for first, last in bands(shape_yx[0]):
@@ -146,22 +146,19 @@ class STEDEngine:
         return Scanned(photons, images.survivors)
 
     def emit(
-        self, molecules: Molecules, exposure: Exposure | PixelExposure, seed: np.random.SeedSequence
+        self, molecules: Molecules, exposure: Exposure | PixelExposure, seeds: Seeds
     ) -> tuple[LineImages, FloatImage]:
         """Draw what a scan bleaches; return what computes its photon rates, and the dwell times."""
         if isinstance(exposure, PixelExposure):
-            return self._with_pixel_light(molecules, exposure, seed)
+            return self._with_pixel_light(molecules, exposure, seeds)
         shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
-        images = self._with_even_light(molecules, exposure, seed)
-        return images, np.full(shape_yx, exposure.dwell_s)
+        return self._with_even_light(molecules, exposure, seeds), np.full(shape_yx, exposure.dwell_s)
 
-    def _with_even_light(
-        self, molecules: Molecules, exposure: Exposure, seed: np.random.SeedSequence
-    ) -> LineImages:
+    def _with_even_light(self, molecules: Molecules, exposure: Exposure, seeds: Seeds) -> LineImages:
         """Return a scan with the same light everywhere."""
         shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
         tables, correlator = self._plan(exposure, shape_yx)
-        bleached = tables.draw(molecules, np.random.Generator(np.random.Philox(seed)))
+        bleached = tables.draw(molecules, np.random.Generator(np.random.Philox(seeds.bleaching)))
         within_dwell = self._physics.bleaching_within_dwell
         return LineImages(correlator, molecules, bleached, within_dwell=within_dwell)
 
@@ -173,7 +170,7 @@ class STEDEngine:
         return tables, Correlator(light.photons_hz[None], raster)
 
     def _with_pixel_light(
-        self, molecules: Molecules, exposure: PixelExposure, seed: np.random.SeedSequence
+        self, molecules: Molecules, exposure: PixelExposure, seeds: Seeds
     ) -> tuple[LineImages, FloatImage]:
         """Return a scan with its own light on each pixel, and the dwell times."""
         stride_px = exposure.stride_px
@@ -191,7 +188,7 @@ class STEDEngine:
             pixel = (events.line, raster.columns.first[events.x] + events.column_visit)
             return np.asarray(at_visits[(levels[pixel], *place)] * dwell_s[pixel] / bound_at_visits[place])
 
-        rng = np.random.Generator(np.random.Philox(seed))
+        rng = np.random.Generator(np.random.Philox(seeds.bleaching))
         images = LineImages(
             correlator,
             molecules,

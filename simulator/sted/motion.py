@@ -49,7 +49,7 @@ class StagePath:
         return self._size_m == 0 and not self._velocity_m_per_s.any()
 
     def shift_m(self, times_s: Floats) -> Floats:
-        """Return where the sample is relative to its place at first, shape ``(times, 2)``, y and x.
+        """Return where the sample is relative to its place of rest, shape ``(times, 2)``, y and x.
 
         Something at (y, x) in sample coordinates appears at (y, x) plus this.
         """

@@ -197,7 +197,7 @@ def _beam(
         + pupil.integral(first + 2, 1 - pupil.cos) ** 2
     )
     image = pupil.spread(intensity)
-    if optics.aberrations.any or offset_yx_px != CENTRED:
+    if not (optics.aberrations.is_perfect and offset_yx_px == CENTRED):
         rows_m, columns_m = _places_m(image.shape[0] // 2, pixel_size_m, offset_yx_px)
         beam = _lens(optics, wavelength_m).beam(rows_m, columns_m, has_vortex=has_vortex)
         return np.asarray(beam / image.sum())
@@ -261,7 +261,7 @@ def _seen_through_pinhole(
         return np.asarray(fft.irfft2(spectrum, (side, side))[half : 3 * half + 1, half : 3 * half + 1])
 
     perfect = seen(_airy(optics, emission_m, pixel_size_m, half))
-    if not optics.aberrations.any and offset_yx_px == CENTRED:
+    if optics.aberrations.is_perfect and offset_yx_px == CENTRED:
         return np.asarray(perfect / perfect.max() * optics.emission_transmission)
     pattern = _pattern(optics, emission_m, pixel_size_m, half, offset_yx_px)
     # The Fourier transform leaves rounding noise of either sign where nothing is seen.
@@ -303,11 +303,11 @@ def _pattern(
         rows_px, columns_px = (
             (_offsets(half)[:, None] + offset + nodes / 2).ravel() for offset in offset_yx_px
         )
-        if optics.aberrations.any:
+        if optics.aberrations.is_perfect:
+            inside = _airy_at(optics, emission_m, pixel_size_m, rows_px, columns_px)
+        else:
             lens = _lens(optics, emission_m)
             inside = lens.image(pixel_size_m * rows_px, pixel_size_m * columns_px)
-        else:
-            inside = _airy_at(optics, emission_m, pixel_size_m, rows_px, columns_px)
         split = inside.reshape(2 * half + 1, len(nodes), 2 * half + 1, len(nodes))
         return np.asarray(np.einsum("i,yixj,j->yx", weights / 2, split, weights / 2))
 

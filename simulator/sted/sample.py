@@ -86,7 +86,15 @@ class Sample:
         seeds: Seeds,
         go_on: Callable[[int], bool],
     ) -> Scanned:
-        """Scan the sample at rest, and leave in it what survives."""
+        """Scan the sample at rest, and leave in it what survives.
+
+        Parameters
+        ----------
+        engine, exposure, seeds, go_on
+            As for :meth:`simulator.sted.scanning.ScanningEngine.scan`.
+        place
+            Where the scan lies; parts of it that lie beyond the sample are glass.
+        """
         size = [pixels * place.stride_px + 2 * self._margin_px for pixels in place.shape_yx]
         # The last pixels of a scan may lie beyond the map, and all of them if it has drifted away.
         inside, glass = [], []
@@ -113,7 +121,7 @@ class Sample:
         *,
         shift_px: NDArray[np.float64],
     ) -> Scanned:
-        """Scan while the sample moves.
+        """Scan while the sample moves; the survivors returned are those of the whole sample.
 
         Parameters
         ----------

@@ -164,7 +164,7 @@ class SpeciesEngine:
             raise TypeError("an adaptive scan of several dyes cannot be computed: scan with even light")
         images, dwells_s = zip(
             *(
-                engine.emit(each, exposure, child(seeds.bleaching, number))
+                engine.emit(each, exposure, Seeds(child(seeds.bleaching, number), seeds.photons))
                 for number, (engine, each) in enumerate(zip(self._engines, molecules, strict=True))
             ),
             strict=True,

@@ -542,6 +542,21 @@ def test_exposing_again_brings_motion_back() -> None:
     assert not np.array_equal(run(real(specimen="vesicles"))[3].photons, whole[3].photons)
 
 
+def test_what_diffuses_is_seen_where_it_is_told_to_be() -> None:
+    clock = SimulatedClock()
+    microscope = one_bead(clock, diffusion_m2_per_s=2e-15)
+    wide = CONFOCAL.replace(region=region(side_m=2.4e-6))
+    for _ in range(4):
+        clock.sleep(1.0)
+        frame = microscope.acquire(wide)
+        (moved_m,) = microscope.displacements_m
+        assert moved_m.shape == (2, 2)
+        assert centroid_yx_m(frame) - 10e-9 == pytest.approx(moved_m[:, 1], abs=1e-9)
+        assert not moved_m[:, 0].any()
+    assert moved_m.any()
+    assert one_bead(clock).displacements_m == ()
+
+
 @pytest.mark.parametrize("diffusing", ["structures", "molecules"])
 def test_a_dim_sample_that_moves_and_bleaches_loses_molecules_to_light_alone(diffusing: str) -> None:
     changes: dict[str, Any] = {"specimen": "vesicles", "molecules_per_pixel": 0.3, "diffusing": diffusing}
