@@ -73,7 +73,7 @@ class STEDEngine:
         self._in_focus = DyeInFocus(self._focus, optics, dye, gate or Gate(), self._physics)
         # What scans with the same light share; a policy often comes back to the same few settings.
         self._light = lru_cache(maxsize=64)(self._in_focus.light)
-        self._plan = lru_cache(maxsize=8)(self._make_plan)
+        self.plan = lru_cache(maxsize=8)(self._make_plan)
         self._pixel_plan = lru_cache(maxsize=2)(self._make_pixel_plan)
 
     def __reduce__(self) -> tuple[Callable[..., STEDEngine], tuple[object, ...]]:
@@ -95,6 +95,16 @@ class STEDEngine:
         """Map pixels beyond each edge of the scanned region that the light still reaches."""
         return self._focus.margin_px
 
+    @property
+    def detector(self) -> Detector:
+        """What counts the photons."""
+        return self._detector
+
+    @property
+    def physics(self) -> Physics:
+        """What of the physics is simulated."""
+        return self._physics
+
     def light(self, excitation_w: float, sted_w: float = 0.0) -> Light:
         """Return what these mean powers do to a molecule at each place of the focus."""
         return self._light(float(excitation_w), float(sted_w))
@@ -113,11 +123,11 @@ class STEDEngine:
         if isinstance(exposure, PixelExposure):
             images, dwell_s = self._with_pixel_light(molecules, exposure, seeds)
         else:
-            images = self._with_even_light(molecules, exposure, seeds)
+            images = self.line_images(molecules, exposure, seeds)
             dwell_s = np.full(shape_yx, exposure.dwell_s)
         rng = np.random.Generator(np.random.Philox(seeds.photons))
         photons = np.zeros(shape_yx, np.uint32)
-        for first, last in _bands(shape_yx[0]):
+        for first, last in bands(shape_yx[0]):
             photons[first:last] = self._detector.counts(
                 images.compute(first, last), dwell_s[first:last], rng, whole_rates=self._physics.whole_rates
             )
@@ -125,10 +135,10 @@ class STEDEngine:
                 return Scanned(photons[:last], images.survivors)
         return Scanned(photons, images.survivors)
 
-    def _with_even_light(self, molecules: Molecules, exposure: Exposure, seeds: Seeds) -> LineImages:
-        """Return a scan with the same light everywhere."""
+    def line_images(self, molecules: Molecules, exposure: Exposure, seeds: Seeds) -> LineImages:
+        """Return a scan with the same light everywhere, before its photons are counted."""
         shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
-        tables, correlator = self._plan(exposure, shape_yx)
+        tables, correlator = self.plan(exposure, shape_yx)
         bleached = tables.draw(molecules, np.random.Generator(np.random.Philox(seeds.bleaching)))
         within_dwell = self._physics.bleaching_within_dwell
         return LineImages(correlator, molecules, bleached, within_dwell=within_dwell)
@@ -193,7 +203,7 @@ class STEDEngine:
             lights, exposure, molecules, seeds, detector=self._detector, physics=self._physics
         )
         photons, steps = np.zeros(shape_yx, np.uint32), np.zeros(shape_yx, np.uint8)
-        for first, last in _bands(shape_yx[0]):
+        for first, last in bands(shape_yx[0]):
             for line in range(first, last):
                 photons[line], steps[line] = walk.scan_line(line)
             if not go_on(last):
@@ -201,7 +211,7 @@ class STEDEngine:
         return Scanned(photons, walk.survivors, steps)
 
 
-def _bands(lines: int) -> Iterator[tuple[int, int]]:
+def bands(lines: int) -> Iterator[tuple[int, int]]:
     """Yield the first line of each band and the first one after it."""
     for first in range(0, lines, _BAND_LINES):
         yield first, min(first + _BAND_LINES, lines)
