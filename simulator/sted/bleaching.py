@@ -53,7 +53,7 @@ class Bleached:
     def __len__(self) -> int:
         return len(self.line)
 
-    def take(self, which: NDArray[np.bool_] | Numbers) -> Bleached:
+    def take(self, which: NDArray[np.bool_] | Numbers | slice) -> Bleached:
         """Return some of the events."""
         return Bleached(*(getattr(self, field.name)[which] for field in fields(self)))
 

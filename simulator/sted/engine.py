@@ -75,7 +75,7 @@ class STEDEngine:
         self._offset_yx_px = CENTRED
         # What scans with the same light share; a policy often comes back to the same few settings.
         self._light = lru_cache(maxsize=64)(self._make_light)
-        self._plan = lru_cache(maxsize=8)(self._make_plan)
+        self.plan = lru_cache(maxsize=8)(self._make_plan)
         self._pixel_plan = lru_cache(maxsize=2)(self._make_pixel_plan)
         self._beside = lru_cache(maxsize=32)(self._make_beside)
 
@@ -119,6 +119,16 @@ class STEDEngine:
         """Map pixels beyond each edge of the scanned region that the light still reaches."""
         return self._in_focus.focus.margin_px
 
+    @property
+    def detector(self) -> Detector:
+        """What counts the photons."""
+        return self._detector
+
+    @property
+    def physics(self) -> Physics:
+        """What of the physics is simulated."""
+        return self._physics
+
     def light(self, excitation_w: float, sted_w: float = 0.0) -> Light:
         """Return what these mean powers do to a molecule at each place of the focus."""
         return self._light(float(excitation_w), float(sted_w))
@@ -152,12 +162,12 @@ class STEDEngine:
         if isinstance(exposure, PixelExposure):
             return self._with_pixel_light(molecules, exposure, seeds)
         shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
-        return self._with_even_light(molecules, exposure, seeds), np.full(shape_yx, exposure.dwell_s)
+        return self.line_images(molecules, exposure, seeds), np.full(shape_yx, exposure.dwell_s)
 
-    def _with_even_light(self, molecules: Molecules, exposure: Exposure, seeds: Seeds) -> LineImages:
-        """Return a scan with the same light everywhere."""
+    def line_images(self, molecules: Molecules, exposure: Exposure, seeds: Seeds) -> LineImages:
+        """Return a scan with the same light everywhere, before its photons are counted."""
         shape_yx = image_shape(molecules, exposure.stride_px, self.margin_px)
-        tables, correlator = self._plan(exposure, shape_yx)
+        tables, correlator = self.plan(exposure, shape_yx)
         bleached = tables.draw(molecules, np.random.Generator(np.random.Philox(seeds.bleaching)))
         within_dwell = self._physics.bleaching_within_dwell
         return LineImages(correlator, molecules, bleached, within_dwell=within_dwell)

@@ -24,8 +24,8 @@ _SMALLEST_TERM = 1e-8
 # The same of the few kernels that many are mixed of.
 _SMALLEST_PART = 1e-7
 
-# Events at a time, so that their rows of the kernel stay in the processor's cache.
-_CHUNK = 4096
+#: Events at a time, so that their rows of the kernel stay in the processor's cache.
+CHUNK = 4096
 
 
 class Correlator:
@@ -46,6 +46,12 @@ class Correlator:
         Of the kernels, in map pixels.
     at_visits
         The kernels, see :func:`simulator.sted.raster.by_visits`.
+    down_terms
+        The functions of y whose products with functions of x make up the kernels, shape ``(term, y)``.
+    across_terms
+        The functions of x, as the conjugates of their Fourier transforms, shape ``(term, frequency)``.
+    length
+        Of these transforms.
     """
 
     def __init__(self, kernels: Kernel, raster: Raster) -> None:
@@ -57,16 +63,16 @@ class Correlator:
         self._mixture, basis = _mixtures(kernels)
         down, size, across = np.linalg.svd(basis)
         kept = size > _SMALLEST_TERM * size.max(initial=0.0)
-        self._down = np.ascontiguousarray((down * size[:, None]).swapaxes(1, 2)[kept])
-        self._length = fft.next_fast_len(raster.map_width, real=True)
-        self._across = np.conj(fft.rfft(across[kept], self._length))
+        self.down_terms = np.ascontiguousarray((down * size[:, None]).swapaxes(1, 2)[kept])
+        self.length = fft.next_fast_len(raster.map_width, real=True)
+        self.across_terms = np.conj(fft.rfft(across[kept], self.length))
         ends = np.cumsum(np.count_nonzero(kept, axis=1))
         self._terms_of = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
 
     @property
     def terms(self) -> int:
         """Return how many products of a function of y and one of x the kernels are made of."""
-        return len(self._down)
+        return len(self.down_terms)
 
     def window(self, line: int) -> slice:
         """Return the rows of the map that a line sees."""
@@ -76,7 +82,7 @@ class Correlator:
 
     def down(self, rows: FloatImage, out: NDArray[np.float64]) -> None:
         """Write the rows of the map that one line sees, summed over y for each term, shape ``(term, x)``."""
-        np.matmul(self._down, rows, out=out)
+        np.matmul(self.down_terms, rows, out=out)
 
     def across(self, terms: NDArray[np.float64], levels: Levels | None) -> NDArray[np.float64]:
         """Return the correlation for terms of shape ``(term, line, x)``, at the pixels of the image.
@@ -86,12 +92,12 @@ class Correlator:
         """
         from scipy import fft
 
-        spectra = fft.rfft(terms, self._length)
+        spectra = fft.rfft(terms, self.length)
         mixed = np.stack(
-            [np.einsum("tlf,tf->lf", spectra[which], self._across[which]) for which in self._terms_of]
+            [np.einsum("tlf,tf->lf", spectra[which], self.across_terms[which]) for which in self._terms_of]
         )
         step, columns = self.raster.stride_px, self.raster.shape_yx[1]
-        parts = fft.irfft(mixed, self._length)[..., step // 2 : step // 2 + step * columns : step]
+        parts = fft.irfft(mixed, self.length)[..., step // 2 : step // 2 + step * columns : step]
         if levels is None:
             return np.asarray(np.einsum("kp,plc->klc", self._mixture, parts))
         return np.asarray(np.einsum("lcp,plc->lc", self._mixture[levels], parts))
@@ -125,6 +131,15 @@ class LineImages:
         Number of the kernel of each pixel, shape ``(line, column)``; ``None`` if there is one kernel.
     within_dwell
         Whether a molecule that bleaches shines in the first part of that dwell.
+
+    Attributes
+    ----------
+    correlator, bleached
+        As above.
+    starts
+        Number of the first event of each line, and how many there are.
+    sites
+        Of the events in the flattened map.
     """
 
     def __init__(
@@ -137,14 +152,14 @@ class LineImages:
         within_dwell: bool = True,
     ) -> None:
         self._alive = molecules.astype(np.float64)
-        self._bleached = bleached
-        self._correlator = correlator
+        self.bleached = bleached
+        self.correlator = correlator
         self._raster = correlator.raster
         self._levels = levels
         self._within_dwell = within_dwell
         self._kernels = correlator.at_visits
-        self._starts = np.searchsorted(bleached.line, np.arange(self._raster.shape_yx[0] + 1))
-        self._sites = bleached.y * self._raster.map_width + bleached.x
+        self.starts = np.searchsorted(bleached.line, np.arange(self._raster.shape_yx[0] + 1))
+        self.sites = bleached.y * self._raster.map_width + bleached.x
 
     @property
     def survivors(self) -> Molecules:
@@ -156,26 +171,26 @@ class LineImages:
 
         Lines are computed once and in order.
         """
-        alive, starts, correlator = self._alive.reshape(-1), self._starts, self._correlator
+        alive, starts, correlator = self._alive.reshape(-1), self.starts, self.correlator
         terms = np.empty((correlator.terms, last - first, self._alive.shape[1]))
         for line in range(first, last):
             correlator.down(self._alive[correlator.window(line)], terms[:, line - first])
-            np.subtract.at(alive, self._sites[starts[line] : starts[line + 1]], 1.0)
+            np.subtract.at(alive, self.sites[starts[line] : starts[line + 1]], 1.0)
         levels = np.zeros((1, 1), np.intp) if self._levels is None else self._levels[first:last]
         signal = correlator.across(terms, levels)
         # The Fourier transform leaves rounding noise of either sign where nothing shines.
-        return np.maximum(signal - self._lost_in_line(first, last), 0.0)
+        return np.maximum(signal - self.lost(first, last), 0.0)
 
-    def _lost_in_line(self, first: int, last: int) -> FloatImage:
+    def lost(self, first: int, last: int) -> FloatImage:
         """Return what molecules that bleach during a line no longer send in it."""
         visits, columns = self._kernels.shape[-1], self._raster.shape_yx[1]
         # Visits before the first column and after the last one fall into a margin.
         width = columns + 2 * visits
         lost = np.zeros((last - first) * width)
-        for start in range(int(self._starts[first]), int(self._starts[last]), _CHUNK):
-            chunk = np.arange(start, min(start + _CHUNK, int(self._starts[last])))
-            column, value = self._losses(self._bleached.take(chunk))
-            place = (self._bleached.line[chunk, None] - first) * width + visits + column
+        for start in range(int(self.starts[first]), int(self.starts[last]), CHUNK):
+            chunk = np.arange(start, min(start + CHUNK, int(self.starts[last])))
+            column, value = self._losses(self.bleached.take(chunk))
+            place = (self.bleached.line[chunk, None] - first) * width + visits + column
             low = int(place[0, 0]) // width * width
             counted = np.bincount(place.ravel() - low, value.ravel())
             lost[low : low + len(counted)] += counted
@@ -183,18 +198,22 @@ class LineImages:
 
     def _losses(self, events: Bleached) -> tuple[Numbers, NDArray[np.float64]]:
         """Return for some events and each column visit the column and what is lost there."""
-        raster, visit = self._raster, np.arange(self._kernels.shape[-1])
+        raster, (column, part) = self._raster, self.missed(events)
         row_phase, column_phase = raster.rows.phase[events.y], raster.columns.phase[events.x]
-        column = raster.columns.first[events.x][:, None] + visit
+        if self._levels is None:
+            return column, self._kernels[0, row_phase, events.row_visit, column_phase] * part
+        inside = np.clip(column, 0, raster.shape_yx[1] - 1)
+        level = self._levels[events.line[:, None], inside]
+        row = (row_phase[:, None], events.row_visit[:, None], column_phase[:, None])
+        return column, self._kernels[(level, *row, np.arange(self._kernels.shape[-1]))] * part
+
+    def missed(self, events: Bleached) -> tuple[Numbers, NDArray[np.float64]]:
+        """Return for some events and each column visit the column and the part of its time that is missed."""
+        raster, visit = self._raster, np.arange(self._kernels.shape[-1])
         now = events.column_visit[:, None]
         part = (visit > now).astype(np.float64)
         if self._within_dwell:
             part += (visit == now) * (1.0 - events.dwell_before[:, None])
         if raster.passes > 1:
             part = (part + (raster.passes - 1 - events.passes_before[:, None])) / raster.passes
-        if self._levels is None:
-            return column, self._kernels[0, row_phase, events.row_visit, column_phase] * part
-        inside = np.clip(column, 0, raster.shape_yx[1] - 1)
-        level = self._levels[events.line[:, None], inside]
-        row = (row_phase[:, None], events.row_visit[:, None], column_phase[:, None])
-        return column, self._kernels[(level, *row, visit)] * part
+        return raster.columns.first[events.x][:, None] + visit, part
