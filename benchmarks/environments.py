@@ -216,17 +216,16 @@ def shown(env: Any, action: NDArray[np.float32], seed: int) -> NDArray[np.float6
     """Return the mean likeness, percent bleached and millijoules of the scans of an episode."""
     env.reset(seed=seed)
     infos = [env.step(action)[4] for _ in range(env.options.steps)]
-    return np.mean(
-        [
-            (
-                info["truth_likeness"],
-                100 * info["truth_bleached_fraction"],
-                1e3 * info.get("truth_energy_j", info["energy_j"]),
-            )
-            for info in infos
-        ],
-        axis=0,
-    )
+    figures = [
+        (
+            info["truth_likeness"],
+            100 * info["truth_bleached_fraction"],
+            1e3 * info.get("truth_energy_j", info["energy_j"]),
+        )
+        for info in infos
+    ]
+    mean: NDArray[np.float64] = np.array(figures).mean(axis=0)
+    return mean
 
 
 def ppo(steps: int, task: str) -> str:

@@ -98,9 +98,9 @@ class DyMINOptions(AdaptiveOptions):
     fixed: dict[str, float] = Field(
         default={
             "sted_w": 0.2,
-            "excitation_w": 5e-6,
-            "dwell_s": 15e-6,
-            "decision_fraction": 0.3,
+            "excitation_w": 3.6e-6,
+            "dwell_s": 10e-6,
+            "decision_fraction": 0.25,
             "middle_sted_fraction": 0.13,
             "fewest_photons": 2.0,
         }
@@ -117,12 +117,12 @@ class RESCueOptions(AdaptiveOptions):
     )
     fixed: dict[str, float] = Field(
         default={
-            "sted_w": 0.15,
-            "excitation_w": 5e-6,
-            "dwell_s": 10e-6,
+            "sted_w": 0.2,
+            "excitation_w": 3.6e-6,
+            "dwell_s": 5e-6,
             "decision_fraction": 0.3,
-            "fewest_photons": 2.0,
-            "enough_photons": 40.0,
+            "fewest_photons": 1.0,
+            "enough_photons": 60.0,
         }
     )
 
