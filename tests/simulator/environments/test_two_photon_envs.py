@@ -138,6 +138,20 @@ def test_events_are_bursts_of_spikes_of_cells_in_the_field() -> None:
     )
 
 
+def test_photons_of_cells_are_those_of_the_clean_image() -> None:
+    env = CalciumEventsEnv(task="easy")
+    env.reset(seed=11)
+    bodies, microscope = env.events.bodies, env._stage.brain.microscope
+    for body in range(6):
+        settings = env.settings(env.action_for(10e-3, tuple(bodies.center_yx_m[body]), 0.25))
+        if bodies.covered(settings.region)[body] < 1:
+            continue
+        clean = microscope.expected_photons(settings, 0.3, moves=False)
+        is_body = microscope.labels(settings) == bodies.neurons[body] + 1
+        seen = env.events.photons(settings, 0.3, np.array([body]))
+        assert seen.all_of_it[0] == pytest.approx(clean[is_body].sum(), rel=0.01)
+
+
 def test_looks_stay_in_the_field_and_their_actions_come_back() -> None:
     env = CalciumEventsEnv()
     env.reset(seed=0)
