@@ -292,6 +292,12 @@ def test_power_beyond_the_limits_cannot_be_given_to_a_policy() -> None:
         TwoPhotonPowerEnv(samples=SimulatedBrains(BrainDistribution(), tight))
 
 
+@pytest.mark.parametrize("make", [CalciumEventsEnv, TwoPhotonPowerEnv])
+def test_pixels_that_are_not_of_the_map_are_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match="multiple of the map pixel"):
+        make(pixel_size_m=1.3e-6)
+
+
 def test_distributions_that_hold_no_plane_are_refused() -> None:
     with pytest.raises(ValueError, match="holds none of the depths"):
         BrainDistribution(depth_m=(101e-6, 120e-6))
