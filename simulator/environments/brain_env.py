@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from controller.core.dose import Lit
 from controller.core.errors import ConfigurationError, DoseBudgetError, LimitExceededError
@@ -29,6 +29,7 @@ from simulator.environments.brain_samples import (
 from simulator.environments.microscope_env import EnvOptions, Info, MicroscopeEnv, Observation
 from simulator.environments.pictures import Bytes, encoded
 from simulator.environments.samples import Prepared, Samples, TaskName
+from simulator.two_photon.focal_plane import MAP_PIXEL_M
 
 
 class BrainEnvOptions(EnvOptions):
@@ -44,6 +45,15 @@ class BrainEnvOptions(EnvOptions):
     """Photons per pixel that become 255 in an observed image."""
     dose_weight: NonNegative = 0.2
     """Price of the whole dose budget."""
+
+    @model_validator(mode="after")
+    def _pixels_are_of_the_map(self) -> Self:
+        part = self.pixel_size_m / MAP_PIXEL_M
+        if not (part >= 1 and abs(part - round(part)) < 1e-6):
+            raise ValueError(
+                f"pixel_size_m={self.pixel_size_m:g} is not a multiple of the map pixel, {MAP_PIXEL_M:g} m"
+            )
+        return self
 
 
 BrainOptionsT = TypeVar("BrainOptionsT", bound=BrainEnvOptions)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from controller.core.frame import Frame
-from controller.core.settings import NonNegative, Positive, Region, Settings
+from controller.core.settings import NonNegative, Positive, Region, ScanSettings, Settings
 from simulator.environments.brain_samples import BrainTruth
 from simulator.two_photon.focal_plane import MAP_PIXEL_M
 
@@ -114,6 +114,26 @@ class Bodies:
         return np.bincount(self.body, inside, count) / np.maximum(1, np.bincount(self.body, minlength=count))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Photons:
+    """Photons to expect of some bodies in a scan, each of shape ``(n,)``.
+
+    Attributes
+    ----------
+    times_s, dff
+        When their middles are scanned, and ΔF/F then.
+    at_rest
+        Of their own dye, if they did not fire.
+    all_of_it
+        With their activity, what is seen through and beside them, and background.
+    """
+
+    times_s: Floats
+    dff: Floats
+    at_rest: Floats
+    all_of_it: Floats
+
+
 class Events:
     """The events of an episode, and what was seen of each.
 
@@ -173,27 +193,31 @@ class Events:
         on = np.flatnonzero(self.are_on(frame.started_s) & (covered > 0))
         if not len(on):
             return False
-        brain, timing = self._truth.microscope.brain, self._truth.microscope.timing(settings)
-        body = self.body[on]
+        seen = self.photons(settings, frame.started_s, self.body[on])
+        signal = covered[on] * seen.at_rest * np.maximum(0, seen.dff - self._before[on])
+        detector = self._truth.detector
+        noise = covered[on] * seen.all_of_it * detector.variance_per_photon / detector.units_per_photon**2
+        self.snr_squared[on] += signal**2 / np.maximum(noise, 1e-12)
+        is_new = np.isnan(self.seen_s[on]) & (self.snr_squared[on] >= self._options.snr_seen**2)
+        self.seen_s[on[is_new]] = seen.times_s[is_new]
+        return True
+
+    def photons(self, settings: ScanSettings, started_s: float, body: Indices) -> Photons:
+        """Return what a scan is to count in some bodies, were it to cover all of them."""
+        microscope, optics = self._truth.microscope, self._truth.optics
         top_m = settings.scanned_region.bounds_yx_m[0]
         line = ((self.bodies.center_yx_m[body, 0] - top_m) / settings.pixel_size_m).astype(np.intp)
-        times_s = timing.middles_s(frame.started_s, line)
+        times_s = microscope.timing(settings).middles_s(started_s, line)
         dff = self._dff(body, times_s)
-        # Counts of all map pixels of a body, of which the scan has one in so many.
-        sampled = covered[on] * (MAP_PIXEL_M / settings.pixel_size_m) ** 2 * settings.pixel_time_s
-        rate_hz = self._truth.optics.photon_rate_hz(settings.excitation_w, self._depth_m)
-        left = brain.bleaching.neurons[self.bodies.neurons[body]]
-        own = self.bodies.own[body] * left
-        size = np.bincount(self.bodies.body, minlength=len(self.bodies.neurons))[body]
-        signal = sampled * rate_hz * own * np.maximum(0, dff - self._before[on])
-        counts = sampled * (
-            rate_hz * (own * (1 + dff) + self.bodies.other[body]) + self._truth.detector.background_hz * size
+        # A scan has one pixel for so many map pixels.
+        time_s = (MAP_PIXEL_M / settings.pixel_size_m) ** 2 * settings.pixel_time_s
+        bright = time_s * optics.photon_rate_hz(settings.excitation_w, self._depth_m)
+        at_rest = (
+            bright * self.bodies.own[body] * microscope.brain.bleaching.neurons[self.bodies.neurons[body]]
         )
-        noise = self._truth.detector.variance_per_photon / self._truth.detector.units_per_photon**2
-        self.snr_squared[on] += signal**2 / np.maximum(counts * noise, 1e-12)
-        is_new = np.isnan(self.seen_s[on]) & (self.snr_squared[on] >= self._options.snr_seen**2)
-        self.seen_s[on[is_new]] = times_s[is_new]
-        return True
+        size = np.bincount(self.bodies.body, minlength=len(self.bodies.neurons))[body]
+        dark = time_s * self._truth.detector.background_hz * size
+        return Photons(times_s, dff, at_rest, at_rest * (1 + dff) + bright * self.bodies.other[body] + dark)
 
     def _dff(self, body: Indices, times_s: Floats) -> Floats:
         """Return ΔF/F of each of some bodies at a time of its own."""

@@ -138,6 +138,20 @@ def test_events_are_bursts_of_spikes_of_cells_in_the_field() -> None:
     )
 
 
+def test_photons_of_cells_are_those_of_the_clean_image() -> None:
+    env = CalciumEventsEnv(task="easy")
+    env.reset(seed=11)
+    bodies, microscope = env.events.bodies, env._stage.brain.microscope
+    for body in range(6):
+        settings = env.settings(env.action_for(10e-3, tuple(bodies.center_yx_m[body]), 0.25))
+        if bodies.covered(settings.region)[body] < 1:
+            continue
+        clean = microscope.expected_photons(settings, 0.3, moves=False)
+        is_body = microscope.labels(settings) == bodies.neurons[body] + 1
+        seen = env.events.photons(settings, 0.3, np.array([body]))
+        assert seen.all_of_it[0] == pytest.approx(clean[is_body].sum(), rel=0.01)
+
+
 def test_looks_stay_in_the_field_and_their_actions_come_back() -> None:
     env = CalciumEventsEnv()
     env.reset(seed=0)
@@ -276,6 +290,12 @@ def test_power_beyond_the_limits_cannot_be_given_to_a_policy() -> None:
     tight = brain_limits(1.0).replace(excitation_max_w=60e-3)
     with pytest.raises(ConfigurationError, match="excitation_w"):
         TwoPhotonPowerEnv(samples=SimulatedBrains(BrainDistribution(), tight))
+
+
+@pytest.mark.parametrize("make", [CalciumEventsEnv, TwoPhotonPowerEnv])
+def test_pixels_that_are_not_of_the_map_are_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match="multiple of the map pixel"):
+        make(pixel_size_m=1.3e-6)
 
 
 def test_distributions_that_hold_no_plane_are_refused() -> None:
