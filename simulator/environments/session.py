@@ -130,6 +130,7 @@ class SessionEnv(MicroscopeEnv[SessionOptions]):
     ) -> None:
         super().__init__(options, samples=samples, render_mode=render_mode, tasks=RARE_TASKS, **changes)
         check_answerable(self._samples)
+        self._worth = 0.0
         self._actions = ActionMap(self.options.parameters, self._samples.limits)
         self._meaning = ("y", "x", *self._actions.space.names, "ask")
         recorded = len(self._meaning) + 2 + CLASSES
@@ -227,7 +228,7 @@ class SessionEnv(MicroscopeEnv[SessionOptions]):
         self._learner = PixelLearner(CLASSES)
         self._labels = 0
         self._structures = SeenStructures.of(truth, self._region, options.likeness)
-        self._worth: float = 0.0
+        self._worth = 0.0
 
     @property
     def _regions(self) -> SampleRegions:

@@ -48,7 +48,7 @@ def disc(radius_px: float, class_index: int, photons: float = 50.0) -> Patch:
 
 @pytest.fixture(scope="module")
 def labels() -> Any:
-    env = LabelRequestEnv(task="easy", render_mode="rgb_array", **SMALL)
+    env = LabelRequestEnv(SMALL, task="easy", render_mode="rgb_array")
     yield env
     env.close()
 
@@ -178,12 +178,18 @@ def test_actions_choose_a_thing_and_a_kind_and_what_is_passed_over_comes_back(la
         labels.step(np.full(9, 1.5, np.float32))
 
 
+@pytest.mark.parametrize("make", [LabelRequestEnv, SessionEnv])
+def test_a_step_before_the_first_reset_says_so(make: Any) -> None:
+    env = make()
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(np.zeros(env.action_space.shape, np.float32))
+
+
 def test_nobody_is_asked_about_what_the_learner_is_judged_on(labels: Any) -> None:
     labels.reset(seed=5)
     rows = len(labels._pool[0])
     assert (labels._places[:, 0] + PATCH_PX // 2 <= rows).all()
-    assert not {"image", "history"} - set(labels._observation())
-    # All questions together come from above the rows of the exam.
+    # The rows of the exam begin below those of which all questions come.
     assert rows < 0.6 * round(labels.options.sample_m / 20e-9)
 
 
