@@ -52,7 +52,9 @@ class SessionOptions(EnvOptions):
     roi_m: Positive = 1.28e-6
     """Side of the square region that a step images; pixels are those of the map, 20 nm."""
     parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)] = SCAN_PARAMETERS
-    """What the policy tunes of a scan: STED power, excitation and dwell time."""
+    """What the policy tunes of a scan: STED power, excitation, dwell time, or some of these."""
+    fixed: dict[str, float] = Field(default={"sted_w": 0.1, "excitation_w": 10e-6, "dwell_s": 10e-6})
+    """Settings of what is not tuned."""
     likeness: Annotated[float, Field(gt=0, lt=1)] = 0.7
     """A structure is seen well from this likeness to the truth on."""
     rare_worth: Positive = 5.0
@@ -72,6 +74,12 @@ class SessionOptions(EnvOptions):
             raise ValueError(
                 f"roi_m must be {PATCH_PX * MAP_PIXEL_SIZE_M:g} or more: things are asked about in "
                 f"patches of {PATCH_PX} pixels"
+            )
+        unknown = {parameter.name for parameter in self.parameters} - {part.name for part in SCAN_PARAMETERS}
+        if unknown:
+            raise ValueError(
+                f"parameters: {sorted(unknown)} cannot be tuned here, only "
+                f"{[parameter.name for parameter in SCAN_PARAMETERS]}"
             )
         return self
 
@@ -154,7 +162,7 @@ class SessionEnv(MicroscopeEnv[SessionOptions]):
         point = as_point(action, self._meaning)
         region = self._regions.region(point[:2])
         self._take_step()
-        done = self._scan(region, self._actions.settings(point[2:-1].astype(np.float32)))
+        done = self._scan(region, {**self.options.fixed, **self._actions.settings(point[2:-1])})
         if done.is_scanned and point[-1] > 0:
             done.answer = self._ask()
         before = self._worth
@@ -238,7 +246,7 @@ class SessionEnv(MicroscopeEnv[SessionOptions]):
         """Scan a region, if there is time and light for it, and note what it shows."""
         asked = ScanSettings.model_validate(
             {
-                "modality": "sted" if settings.get("sted_w", 0.0) else "confocal",
+                "modality": "sted" if settings["sted_w"] else "confocal",
                 "region": region,
                 "pixel_size_m": MAP_PIXEL_SIZE_M,
                 **settings,

@@ -12,6 +12,7 @@ gymnasium = pytest.importorskip("gymnasium", reason="needs the extra gym")
 from controller.core.errors import ConfigurationError  # noqa: E402
 from controller.core.guard import GuardedMicroscope  # noqa: E402
 from controller.core.settings import Region  # noqa: E402
+from controller.core.spaces import Parameter  # noqa: E402
 from controller.testing import LIMITS, FakeMicroscope  # noqa: E402
 from simulator.env import (  # noqa: E402
     AnnotatorOptions,
@@ -289,3 +290,14 @@ def test_a_session_refuses_images_of_different_sizes() -> None:
         SessionEnv(roi_m=2.56e-6)
     with pytest.raises(ValueError, match="roi_m"):
         SessionEnv(roi_m=0.64e-6, overview_pixel_m=320e-9)
+
+
+def test_a_session_tunes_what_it_is_told_to_and_no_pixels() -> None:
+    power = Parameter(name="sted_w", low=0.0, high=0.2)
+    env = SessionEnv(task="easy", parameters=(power,))
+    env.reset(seed=0)
+    *_, info = env.step(env.action_for((0.0, 0.0), {"sted_w": 0.2}, ask=False))
+    assert info["settings"] == {**env.options.fixed, "sted_w": pytest.approx(0.2)}
+    env.close()
+    with pytest.raises(ValueError, match="pixel_size_m"):
+        SessionEnv(parameters=(Parameter(name="pixel_size_m", low=20e-9, high=40e-9),))
