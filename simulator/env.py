@@ -37,7 +37,8 @@ from simulator.environments.samples import (
     SimulatedSamples,
 )
 from simulator.environments.scan_env import ScanEnv, ScanOptions
-from simulator.environments.session import SessionEnv, SessionOptions
+from simulator.environments.session import SessionEnv
+from simulator.environments.session_options import SessionOptions
 from simulator.environments.sted_sequence import STEDSequenceEnv, STEDSequenceOptions
 from simulator.environments.sted_tune import STEDTuneEnv, STEDTuneOptions
 from simulator.environments.two_photon_power import POWER_TASKS, TwoPhotonPowerEnv, TwoPhotonPowerOptions

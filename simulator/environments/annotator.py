@@ -33,8 +33,10 @@ _BINS = 64
 class AnnotatorOptions(Settings):
     """How long answers take, and how often they are wrong."""
 
+    click_s: NonNegative = 1.0
+    """To click on a class, on top of what choosing it takes."""
     class_s: NonNegative = 1.0
-    """Of a click on a class, for each class that there is to choose from, on top of a second."""
+    """To choose a class, for each that there is."""
     look_s: NonNegative = 2.0
     """To look for what should be outlined; all that it takes where nothing is."""
     box_s: NonNegative = 7.0
@@ -146,7 +148,7 @@ def ask(
     if kind == "class":
         told = _another(true, range(classes), rng) if is_wrong else true
         covered = patch.thing | ~patch.is_lit
-        answer_s = 1.0 + options.class_s * classes
+        answer_s = options.click_s + options.class_s * classes
         return Answer(told, answer_s, covered, np.where(patch.thing, told, 0))
     around = patch.around
     if not true:

@@ -86,6 +86,7 @@ class LabelRequestEnv(MicroscopeEnv[LabelRequestOptions]):
     ) -> None:
         super().__init__(options, samples=samples, render_mode=render_mode, tasks=RARE_TASKS, **changes)
         check_answerable(self._samples)
+        self._score = self._left_s = 0.0
         self._set_spaces(actions=SHOWN + 1, recorded=4 + SHOWN * CLASSES, side_px=PATCH_PX)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:
@@ -96,8 +97,9 @@ class LabelRequestEnv(MicroscopeEnv[LabelRequestOptions]):
         ValueError
             If the action is outside its box.
         """
-        thing, kind = self.question(action)
+        point = as_point(action, (*self.channels, "kind"))
         self._take_step()
+        thing, kind = self._chosen(point)
         answer = self._answer(thing, kind)
         before, left_s = self._score, self._left_s
         is_given = answer.answer_s <= left_s
@@ -134,10 +136,7 @@ class LabelRequestEnv(MicroscopeEnv[LabelRequestOptions]):
         ValueError
             If the action is outside its box.
         """
-        point = as_point(action, (*self.channels, "kind"))
-        shown = self.shown()
-        third = min(len(LABEL_KINDS) - 1, int((point[-1] + 1) / 2 * len(LABEL_KINDS)))
-        return shown[int(point[: len(shown)].argmax())], LABEL_KINDS[third]
+        return self._chosen(as_point(action, (*self.channels, "kind")))
 
     def action_for(self, thing: int, kind: LabelKind) -> Action:
         """Return an action that asks so about one of the things that are shown."""
@@ -185,8 +184,8 @@ class LabelRequestEnv(MicroscopeEnv[LabelRequestOptions]):
         self._patches: dict[int, Patch] = {}
         self._learner = PixelLearner(CLASSES)
         self._labels = np.zeros(CLASSES)
-        self._left_s: float = self.options.annotator_s
-        self._score: float = self._learner.balanced_accuracy(*self._exam)
+        self._left_s = self.options.annotator_s
+        self._score = self._learner.balanced_accuracy(*self._exam)
         self._remember_step(LABEL_KINDS[1], None)
 
     def _scan(self) -> tuple[NDArray[Any], NDArray[np.int32]]:
@@ -203,6 +202,12 @@ class LabelRequestEnv(MicroscopeEnv[LabelRequestOptions]):
             )
         )
         return frame.photons, true_classes(stage.truth, self._region)
+
+    def _chosen(self, point: NDArray[np.float64]) -> tuple[int, LabelKind]:
+        """Return the number of the thing and the kind that a point of the box stands for."""
+        shown = self.shown()
+        third = min(len(LABEL_KINDS) - 1, int((point[-1] + 1) / 2 * len(LABEL_KINDS)))
+        return shown[int(point[: len(shown)].argmax())], LABEL_KINDS[third]
 
     def _pass_over(self, asked: int) -> None:
         """Show the next things; those that were shown and not asked about come back later."""

@@ -4,81 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from controller.core.errors import DoseBudgetError, LimitExceededError
 from controller.core.frame import Frame
-from controller.core.settings import NonNegative, Positive, Region, ScanSettings
-from controller.core.spaces import Parameter
-from simulator.environments.annotator import AnnotatorOptions, Answer, LabelKind, ask
-from simulator.environments.label_pool import PATCH_PX, cut_patch, find_things
+from controller.core.settings import Region, ScanSettings
+from simulator.environments.annotator import Answer, ask
+from simulator.environments.label_pool import cut_patch, find_things
 from simulator.environments.microscope_env import Action, EnvOptions, Info, MicroscopeEnv, Observation
-from simulator.environments.parameters import SCAN_PARAMETERS, ActionMap, as_point
+from simulator.environments.parameters import ActionMap, as_point
 from simulator.environments.pictures import Bytes, encoded
 from simulator.environments.pixel_learner import PixelLearner, pixel_features
 from simulator.environments.rare_samples import CLASSES, RARE_TASKS, check_answerable, true_classes
 from simulator.environments.sample_regions import SampleRegions
-from simulator.environments.samples import SampleDistribution, Samples, TaskName
+from simulator.environments.samples import Samples
+from simulator.environments.session_options import SessionOptions
 from simulator.environments.structures import SeenStructures
 from simulator.specimens import MAP_PIXEL_SIZE_M
 
 #: Light to which images are scaled before the learner sees them, so that it knows its things again.
 _USUAL_LIGHT_J = 8e-6 * 10e-6
-
-
-class SessionOptions(EnvOptions):
-    """What can be chosen of a session."""
-
-    task: TaskName | SampleDistribution = "mid"
-    """A name of ``RARE_TASKS``, or a distribution of samples with two classes of things."""
-    steps: Annotated[int, Field(ge=1, le=1000)] = 16
-    session_s: Positive = 60.0
-    """Seconds of scans, of what lies between them, and of answers, for which the microscope waits."""
-    between_scans_s: NonNegative = 2.0
-    """To move, to focus and to set up a scan."""
-    annotator_s: Positive = 40.0
-    """Seconds of a person's time."""
-    annotator: AnnotatorOptions = AnnotatorOptions()
-    question: LabelKind = "class"
-    """What is asked about a thing."""
-    sample_m: Annotated[float, Field(ge=5e-6, le=10.24e-6)] = 10.24e-6
-    """Side of the square sample."""
-    overview_pixel_m: Positive = 160e-9
-    overview_dwell_s: Positive = 10e-6
-    overview_excitation_w: Positive = 10e-6
-    roi_m: Positive = 1.28e-6
-    """Side of the square region that a step images; pixels are those of the map, 20 nm."""
-    parameters: Annotated[tuple[Parameter, ...], Field(min_length=1)] = SCAN_PARAMETERS
-    """What the policy tunes of a scan: STED power, excitation and dwell time."""
-    likeness: Annotated[float, Field(gt=0, lt=1)] = 0.7
-    """A structure is seen well from this likeness to the truth on."""
-    rare_worth: Positive = 5.0
-    """What a structure of the rare class is worth; a usual one is worth 1."""
-    worth_unit: Positive = 10.0
-    """So much worth is a reward of 1."""
-    dose_weight: NonNegative = 0.2
-    """Price of the whole dose budget."""
-
-    @model_validator(mode="after")
-    def _images_have_one_size(self) -> Self:
-        if round(self.sample_m / self.overview_pixel_m) != self.pixels:
-            raise ValueError(
-                f"sample_m / overview_pixel_m must be roi_m / {MAP_PIXEL_SIZE_M:g}: they are shown together"
-            )
-        if self.pixels < PATCH_PX:
-            raise ValueError(
-                f"roi_m must be {PATCH_PX * MAP_PIXEL_SIZE_M:g} or more: things are asked about in "
-                f"patches of {PATCH_PX} pixels"
-            )
-        return self
-
-    @property
-    def pixels(self) -> int:
-        """Return the side of both images in pixels."""
-        return round(self.roi_m / MAP_PIXEL_SIZE_M)
 
 
 @dataclass(slots=True)
@@ -130,6 +77,7 @@ class SessionEnv(MicroscopeEnv[SessionOptions]):
     ) -> None:
         super().__init__(options, samples=samples, render_mode=render_mode, tasks=RARE_TASKS, **changes)
         check_answerable(self._samples)
+        self._worth = 0.0
         self._actions = ActionMap(self.options.parameters, self._samples.limits)
         self._meaning = ("y", "x", *self._actions.space.names, "ask")
         recorded = len(self._meaning) + 2 + CLASSES
@@ -153,7 +101,7 @@ class SessionEnv(MicroscopeEnv[SessionOptions]):
         point = as_point(action, self._meaning)
         region = self._regions.region(point[:2])
         self._take_step()
-        done = self._scan(region, self._actions.settings(point[2:-1].astype(np.float32)))
+        done = self._scan(region, {**self.options.fixed, **self._actions.settings(point[2:-1])})
         if done.is_scanned and point[-1] > 0:
             done.answer = self._ask()
         before = self._worth
@@ -227,7 +175,7 @@ class SessionEnv(MicroscopeEnv[SessionOptions]):
         self._learner = PixelLearner(CLASSES)
         self._labels = 0
         self._structures = SeenStructures.of(truth, self._region, options.likeness)
-        self._worth: float = 0.0
+        self._worth = 0.0
 
     @property
     def _regions(self) -> SampleRegions:
@@ -237,7 +185,7 @@ class SessionEnv(MicroscopeEnv[SessionOptions]):
         """Scan a region, if there is time and light for it, and note what it shows."""
         asked = ScanSettings.model_validate(
             {
-                "modality": "sted" if settings.get("sted_w", 0.0) else "confocal",
+                "modality": "sted" if settings["sted_w"] else "confocal",
                 "region": region,
                 "pixel_size_m": MAP_PIXEL_SIZE_M,
                 **settings,

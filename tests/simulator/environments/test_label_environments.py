@@ -12,6 +12,7 @@ gymnasium = pytest.importorskip("gymnasium", reason="needs the extra gym")
 from controller.core.errors import ConfigurationError  # noqa: E402
 from controller.core.guard import GuardedMicroscope  # noqa: E402
 from controller.core.settings import Region  # noqa: E402
+from controller.core.spaces import Parameter  # noqa: E402
 from controller.testing import LIMITS, FakeMicroscope  # noqa: E402
 from simulator.env import (  # noqa: E402
     AnnotatorOptions,
@@ -48,7 +49,7 @@ def disc(radius_px: float, class_index: int, photons: float = 50.0) -> Patch:
 
 @pytest.fixture(scope="module")
 def labels() -> Any:
-    env = LabelRequestEnv(task="easy", render_mode="rgb_array", **SMALL)
+    env = LabelRequestEnv(SMALL, task="easy", render_mode="rgb_array")
     yield env
     env.close()
 
@@ -178,12 +179,18 @@ def test_actions_choose_a_thing_and_a_kind_and_what_is_passed_over_comes_back(la
         labels.step(np.full(9, 1.5, np.float32))
 
 
+@pytest.mark.parametrize("make", [LabelRequestEnv, SessionEnv])
+def test_a_step_before_the_first_reset_says_so(make: Any) -> None:
+    env = make()
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(np.zeros(env.action_space.shape, np.float32))
+
+
 def test_nobody_is_asked_about_what_the_learner_is_judged_on(labels: Any) -> None:
     labels.reset(seed=5)
     rows = len(labels._pool[0])
     assert (labels._places[:, 0] + PATCH_PX // 2 <= rows).all()
-    assert not {"image", "history"} - set(labels._observation())
-    # All questions together come from above the rows of the exam.
+    # The rows of the exam begin below those of which all questions come.
     assert rows < 0.6 * round(labels.options.sample_m / 20e-9)
 
 
@@ -283,3 +290,14 @@ def test_a_session_refuses_images_of_different_sizes() -> None:
         SessionEnv(roi_m=2.56e-6)
     with pytest.raises(ValueError, match="roi_m"):
         SessionEnv(roi_m=0.64e-6, overview_pixel_m=320e-9)
+
+
+def test_a_session_tunes_what_it_is_told_to_and_no_pixels() -> None:
+    power = Parameter(name="sted_w", low=0.0, high=0.2)
+    env = SessionEnv(task="easy", parameters=(power,))
+    env.reset(seed=0)
+    *_, info = env.step(env.action_for((0.0, 0.0), {"sted_w": 0.2}, ask=False))
+    assert info["settings"] == {**env.options.fixed, "sted_w": pytest.approx(0.2)}
+    env.close()
+    with pytest.raises(ValueError, match="pixel_size_m"):
+        SessionEnv(parameters=(Parameter(name="pixel_size_m", low=20e-9, high=40e-9),))
