@@ -2,8 +2,8 @@
 
 Each sub-environment is a whole one, with a microscope behind a guard of its own; nothing lights a sample
 around it. Threads would gain nothing here: a step is hundreds of short calls, and between them they wait
-for one another (``benchmarks/sted_batch.py``). So environments are shared out among processes, a slice for
-each, and not a process for each environment.
+for one another (``benchmarks/sted_batch.py`` measures it for scans). So environments are shared out among
+processes, a slice for each, and not a process for each environment.
 """
 
 from __future__ import annotations
