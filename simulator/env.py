@@ -22,7 +22,7 @@ from simulator.environments.samples import (
     SimulatedSamples,
 )
 from simulator.environments.scan_env import ScanEnv, ScanOptions
-from simulator.environments.sted_sequence import STEDSequenceEnv, STEDSequenceOptions
+from simulator.environments.sted_sequence import SEQUENCE_TASKS, STEDSequenceEnv, STEDSequenceOptions
 from simulator.environments.sted_tune import STEDTuneEnv, STEDTuneOptions
 
 register_all()
@@ -31,6 +31,7 @@ __all__ = [
     "IDS",
     "ROI_TASKS",
     "SCAN_PARAMETERS",
+    "SEQUENCE_TASKS",
     "TASKS",
     "Learned",
     "MicroscopeFields",
