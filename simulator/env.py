@@ -39,7 +39,7 @@ from simulator.environments.samples import (
 from simulator.environments.scan_env import ScanEnv, ScanOptions
 from simulator.environments.session import SessionEnv
 from simulator.environments.session_options import SessionOptions
-from simulator.environments.sted_sequence import STEDSequenceEnv, STEDSequenceOptions
+from simulator.environments.sted_sequence import SEQUENCE_TASKS, STEDSequenceEnv, STEDSequenceOptions
 from simulator.environments.sted_tune import STEDTuneEnv, STEDTuneOptions
 from simulator.environments.two_photon_power import POWER_TASKS, TwoPhotonPowerEnv, TwoPhotonPowerOptions
 from simulator.environments.vector import ScanVectorEnv, STEDSequenceVectorEnv, STEDTuneVectorEnv
@@ -54,6 +54,7 @@ __all__ = [
     "RARE_TASKS",
     "ROI_TASKS",
     "SCAN_PARAMETERS",
+    "SEQUENCE_TASKS",
     "TASKS",
     "AnnotatorOptions",
     "BrainDistribution",

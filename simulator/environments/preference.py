@@ -25,8 +25,8 @@ class Ranked(Settings):
     kind: Literal["ranked"] = "ranked"
     utility: Utility = Utility()
     """What the demonstrating expert tunes for, and scans are ranked by."""
-    samples: Annotated[int, Field(ge=1, le=100)] = 10
-    scans: Annotated[int, Field(ge=2, le=100)] = 5
+    samples: Annotated[int, Field(ge=1, le=100)] = 5
+    scans: Annotated[int, Field(ge=2, le=100)] = 10
     """Samples that the expert tunes on, and scans of each."""
     seed: _Seed = 0
 

@@ -30,11 +30,16 @@ _RIDGE = 1e-2
 
 
 class Utility(Settings):
-    """A utility that is declared: the mean score, weighted by what each objective is worth."""
+    """A utility that is declared: the mean score, weighted by what each objective is worth.
 
-    resolution_m: NonNegative = 1.0
+    An image without any depletion has the best signal ratio there is, a good signal to noise and bleaches
+    least. So resolution is worth more than these by default, and the signal ratio nothing: with all
+    worth the same, the best scan is a confocal one.
+    """
+
+    resolution_m: NonNegative = 4.0
     signal_to_noise: NonNegative = 1.0
-    signal_ratio: NonNegative = 1.0
+    signal_ratio: NonNegative = 0.0
     bleached_fraction: NonNegative = 2.0
 
     @model_validator(mode="after")

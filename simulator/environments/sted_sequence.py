@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from simulator.environments import rewards
 from simulator.environments.microscope_env import EnvOptions
+from simulator.environments.samples import TASKS, SampleDistribution, Samples
 from simulator.environments.scan_env import ScanEnv, ScanOptions
+
+#: As elsewhere, but ``hard``: with the best setting for all, 44 of 100 episodes with vesicles and 23 with
+#: synapses do not earn one useful frame, and dyes that bleach at less than 3 times the rate earn twice as
+#: much as the others. What was drawn then hides what a policy does.
+SEQUENCE_TASKS: dict[str, SampleDistribution] = {
+    **TASKS,
+    "hard": TASKS["hard"].replace(kinds=("filaments", "microtubules"), bleaching=(3.0, 6.0)),
+}
 
 
 class STEDSequenceOptions(ScanOptions):
@@ -27,6 +37,24 @@ class STEDSequenceEnv(ScanEnv):
     """
 
     Options: ClassVar[type[EnvOptions]] = STEDSequenceOptions
+
+    def __init__(
+        self,
+        options: STEDSequenceOptions | Mapping[str, Any] | None = None,
+        *,
+        samples: Samples | None = None,
+        reward_function: rewards.RewardFunction | None = None,
+        render_mode: str | None = None,
+        **changes: Any,
+    ) -> None:
+        super().__init__(
+            options,
+            samples=samples,
+            reward_function=reward_function,
+            render_mode=render_mode,
+            tasks=SEQUENCE_TASKS,
+            **changes,
+        )
 
     def _fields_of_episode(self) -> int:
         return 1

@@ -380,6 +380,16 @@ def test_a_curriculum_changes_the_task_between_episodes() -> None:
     env.close()
 
 
+def test_a_hard_sequence_draws_only_samples_that_can_be_told_apart_by_policies() -> None:
+    env = STEDSequenceEnv(task="hard", pixels=24)
+    drawn = [env.reset(seed=seed)[1] for seed in range(12)]
+    assert {told["truth_kind"] for told in drawn} == {0, 1}
+    assert min(told["truth_bleaching"] for told in drawn) >= 3
+    told = env.reset(seed=3, options={"task": "mid"})[1]
+    env.close()
+    assert told["truth_bleaching"] == STEDTuneEnv(task="mid", pixels=24).reset(seed=3)[1]["truth_bleaching"]
+
+
 def test_rendering_is_a_picture() -> None:
     env = STEDTuneEnv(render_mode="rgb_array")
     assert env.render() is None

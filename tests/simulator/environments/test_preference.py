@@ -22,6 +22,7 @@ from simulator.env import (  # noqa: E402
     MicroscopeFields,
     STEDPreferenceEnv,
     STEDPreferenceOptions,
+    STEDTuneEnv,
     STEDTuneOptions,
     Utility,
 )
@@ -111,6 +112,22 @@ def test_an_expert_tunes_for_what_it_prefers() -> None:
     signal, bleaching = last["signal_ratio"], last["bleached_fraction"]
     assert signal["signal_ratio"] > bleaching["signal_ratio"] + 0.1
     assert bleaching["bleached_fraction"] > signal["bleached_fraction"] + 0.1
+
+
+def test_a_confocal_scan_is_not_the_best_by_default() -> None:
+    """It bleaches least and has the best signal: a utility that forgot resolution would ask for it."""
+    env = STEDTuneEnv(EASY)
+    found = []
+    for sted_w in (0.0, 0.15):
+        env.reset(seed=0)
+        told = [
+            env.step(env.action_map.action({"sted_w": sted_w, "excitation_w": 5e-6, "dwell_s": 30e-6}))[4]
+            for _ in range(3)
+        ]
+        seen = [demonstrations.ScanFigures(**info["objectives"]).scores() for info in told]
+        found.append(float(Utility().model().utilities(np.array(seen)).mean()))
+    env.close()
+    assert found[1] > found[0] + 0.1
 
 
 def test_the_seed_says_what_is_demonstrated() -> None:
