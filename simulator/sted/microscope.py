@@ -358,7 +358,7 @@ class SimulatedMicroscope:
         if settings.adaptive is not None and not self.capabilities().adaptive:
             raise InvalidRequestError(
                 'an adaptive scan is asked, allowed is that with engine = "exact" and one dye '
-                "(microscope.options)"
+                "(microscope.options.engine, second_label)"
             )
         return self._stage.place(settings)
 
