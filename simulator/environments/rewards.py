@@ -104,8 +104,9 @@ class RewardOptions(Settings):
     ``spots``: the same with ``truth_f1``; for samples with points (synapses, vesicles, beads, filaments).
     ``useful``: ``truth_likeness`` from ``useful_from`` (0) to ``useful_to`` (1), without a price on
     bleaching: what is gone is missed later.
-    ``measured``: mean score of resolution, signal to noise and signal ratio, less ``bleaching_weight``
-    times the measured bleaching; needs no truth.
+    ``measured``: geometric mean of the scores of resolution and signal to noise, less ``bleaching_weight``
+    times the measured bleaching; needs no truth. Both count as factors, and the signal ratio does not:
+    by a sum of all three the best scan is one without STED light.
 
     From all, ``dose_weight * budget_share`` is taken.
     """
@@ -145,7 +146,7 @@ class RewardOptions(Settings):
 
     def _measured(self, scan: Scan) -> float:
         scores = scan.scores
-        shown = (scores["resolution_m"] + scores["signal_to_noise"] + scores["signal_ratio"]) / 3
+        shown = float(np.sqrt(scores["resolution_m"] * scores["signal_to_noise"]))
         return shown - self.bleaching_weight * (1 - scores["bleached_fraction"])
 
 
