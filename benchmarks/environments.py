@@ -259,7 +259,7 @@ def light(task: str, episodes: int) -> Iterator[str]:
     """
     even: NDArray[np.float64] | None = None
     for make in (STEDTuneEnv, DyMINEnv, RESCueEnv):
-        env: Any = make(task=task, tasks=ADAPTIVE_TASKS, reward=DyMINOptions().reward)
+        env: Any = make(task=ADAPTIVE_TASKS[task], reward=DyMINOptions().reward)
         action = searched(env)(env)
         scans = np.array([shown(env, action, _EVALUATION + number) for number in range(episodes)])
         even = scans if even is None else even

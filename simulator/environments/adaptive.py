@@ -8,7 +8,7 @@ the reward charges for the light that fell, which a simulator knows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,15 +132,7 @@ class AdaptiveTuneEnv(STEDTuneEnv):
 
     Options: ClassVar[type[EnvOptions]] = AdaptiveOptions
     options: AdaptiveOptions
-
-    def __init__(
-        self,
-        options: AdaptiveOptions | Mapping[str, Any] | None = None,
-        *,
-        tasks: Mapping[str, SampleDistribution] = ADAPTIVE_TASKS,
-        **more: Any,
-    ) -> None:
-        super().__init__(options, tasks=tasks, **more)
+    tasks = ADAPTIVE_TASKS
 
     def illumination(self, asked: Mapping[str, float]) -> AdaptiveIllumination:
         """Return the steps that these settings stand for."""

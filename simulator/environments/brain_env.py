@@ -83,20 +83,12 @@ class BrainEnv(MicroscopeEnv[BrainOptionsT]):
     Options: ClassVar[type[EnvOptions]] = BrainEnvOptions
     brain_tasks: ClassVar[Mapping[str, BrainDistribution]] = {}
 
-    def __init__(
-        self,
-        options: BrainOptionsT | Mapping[str, Any] | None = None,
-        *,
-        samples: SimulatedBrains | None = None,
-        render_mode: str | None = None,
-        **changes: Any,
-    ) -> None:
-        if samples is not None and not isinstance(samples, SimulatedBrains):
+    def _set_up(self) -> None:
+        if not isinstance(self._samples, SimulatedBrains):
             raise ConfigurationError(
-                f"samples of {type(self).__name__} must be SimulatedBrains, got {type(samples).__name__}: "
-                f"what it pays for is known of a simulated brain only"
+                f"samples of {type(self).__name__} must be SimulatedBrains, got "
+                f"{type(self._samples).__name__}: what it pays for is known of a simulated brain only"
             )
-        super().__init__(options, samples=samples, render_mode=render_mode, **changes)
 
     def _simulated(self) -> Samples:
         return SimulatedBrains(self._distribution(), brain_limits(self.options.episode_energy_j))

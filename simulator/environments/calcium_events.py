@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -12,7 +12,7 @@ from controller.core.frame import Frame
 from controller.core.settings import NonNegative, Positive, Region, ScanSettings
 from controller.core.spaces import Parameter
 from simulator.environments.brain_env import BrainEnv, BrainEnvOptions, Taken
-from simulator.environments.brain_samples import BrainDistribution, SimulatedBrains
+from simulator.environments.brain_samples import BrainDistribution
 from simulator.environments.event_truth import EventOptions, Events
 from simulator.environments.microscope_env import Action, EnvOptions, Info, Observation
 from simulator.environments.parameters import ActionMap, as_point
@@ -79,15 +79,8 @@ class CalciumEventsEnv(BrainEnv[CalciumEventsOptions]):
     channels = ("last overview", "overview before", "last look", "its place")
     budgets = ("time left", "energy left", "signal left")
 
-    def __init__(
-        self,
-        options: CalciumEventsOptions | Mapping[str, Any] | None = None,
-        *,
-        samples: SimulatedBrains | None = None,
-        render_mode: str | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(options, samples=samples, render_mode=render_mode, **changes)
+    def _set_up(self) -> None:
+        super()._set_up()
         self._power = ActionMap((self.options.power,), self._samples.limits)
         self._zooms = max(1, round(self.options.pixel_size_m / MAP_PIXEL_M))
         self._set_spaces(actions=4, recorded=6, side_px=self.options.pixels)

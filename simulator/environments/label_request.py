@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ from simulator.environments.parameters import as_point
 from simulator.environments.pictures import Bytes, encoded
 from simulator.environments.pixel_learner import Features, PixelLearner, pixel_features
 from simulator.environments.rare_samples import CLASSES, RARE_TASKS, check_answerable, true_classes
-from simulator.environments.samples import SampleDistribution, Samples, TaskName
+from simulator.environments.samples import SampleDistribution, TaskName
 from simulator.specimens import MAP_PIXEL_SIZE_M
 
 #: Things that a policy chooses from at each step.
@@ -72,19 +72,12 @@ class LabelRequestEnv(MicroscopeEnv[LabelRequestOptions]):
     """
 
     Options: ClassVar[type[EnvOptions]] = LabelRequestOptions
+    tasks = RARE_TASKS
     channels = tuple(f"thing {number + 1}" for number in range(SHOWN))
     budgets = ("steps left", "energy left", "annotator left")
     panel_px = 128
 
-    def __init__(
-        self,
-        options: LabelRequestOptions | Mapping[str, Any] | None = None,
-        *,
-        samples: Samples | None = None,
-        render_mode: str | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(options, samples=samples, render_mode=render_mode, tasks=RARE_TASKS, **changes)
+    def _set_up(self) -> None:
         check_answerable(self._samples)
         self._score = self._left_s = 0.0
         self._set_spaces(actions=SHOWN + 1, recorded=4 + SHOWN * CLASSES, side_px=PATCH_PX)

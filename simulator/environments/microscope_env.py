@@ -68,13 +68,13 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         Where microscope and fields come from; simulated ones of ``options.task`` if not given.
     render_mode
         ``"rgb_array"`` or None.
-    tasks
-        What the names of tasks stand for.
     changes
         Single options by name: ``gymnasium.make("simulator:Stedfast/STEDTune-v0", task="easy")``.
     """
 
     Options: ClassVar[type[EnvOptions]] = EnvOptions
+    tasks: ClassVar[Mapping[str, SampleDistribution]] = TASKS
+    """What the names of tasks stand for."""
     channels: ClassVar[tuple[str, ...]] = ()
     budgets: ClassVar[tuple[str, ...]] = ("steps left", "energy left", "signal left")
     panel_px: ClassVar[int] = 256
@@ -87,7 +87,6 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         *,
         samples: Samples | None = None,
         render_mode: str | None = None,
-        tasks: Mapping[str, SampleDistribution] = TASKS,
         **changes: Any,
     ) -> None:
         if render_mode not in {None, "rgb_array"}:
@@ -95,9 +94,9 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         given = dict(options) if options is not None else {}
         self.options: OptionsT = self.Options.model_validate({**given, **changes})  # type: ignore[assignment]
         self.render_mode = render_mode
-        self._tasks = tasks
         self._samples = self._simulated() if samples is None else samples
         self._prepared: Prepared | None = None
+        self._set_up()
 
     def _set_spaces(self, *, actions: int, recorded: int, side_px: int, **known: spaces.Box) -> None:
         """Say how many numbers an action has, a step leaves in the history, and a side of the images.
@@ -157,10 +156,14 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
 
     # What differs from environment to environment.
 
+    def _set_up(self) -> None:
+        """Check the options against the samples, and set the spaces."""
+        raise NotImplementedError
+
     def _simulated(self) -> Samples:
         """Return what samples are drawn from if none are given."""
         limits = simulated_limits(self.options.episode_energy_j)
-        return SimulatedSamples(_distribution(self.options, self._tasks), limits)
+        return SimulatedSamples(_distribution(self.options, self.tasks), limits)
 
     def _fields_needed(self) -> tuple[int, float]:
         """Return how many fields an episode visits, and their side in metres."""
@@ -193,7 +196,7 @@ class MicroscopeEnv(gymnasium.Env[Observation, Action], Generic[OptionsT]):
         if set(options) != {"task"} or not isinstance(samples, SimulatedSamples):
             raise ConfigurationError(f"reset() takes the option 'task' for simulated samples, got {options}")
         self.options = self.options.replace(task=options["task"])
-        samples.distribution = _distribution(self.options, self._tasks)
+        samples.distribution = _distribution(self.options, self.tasks)
 
     @property
     def _stage(self) -> Prepared:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,7 +11,6 @@ from controller.core.settings import NonNegative, Settings
 from simulator.environments import demonstrations, rewards
 from simulator.environments.microscope_env import Action, EnvOptions, Info, Observation
 from simulator.environments.preference_model import PreferenceModel, Utility, fitted, vector
-from simulator.environments.samples import Samples
 from simulator.environments.sted_tune import STEDTuneEnv, STEDTuneOptions
 
 _Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -125,15 +123,8 @@ class STEDPreferenceEnv(STEDTuneEnv):
     Options: ClassVar[type[EnvOptions]] = STEDPreferenceOptions
     options: STEDPreferenceOptions
 
-    def __init__(
-        self,
-        options: STEDPreferenceOptions | Mapping[str, Any] | None = None,
-        *,
-        samples: Samples | None = None,
-        render_mode: str | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(options, samples=samples, render_mode=render_mode, **changes)
+    def _set_up(self) -> None:
+        super()._set_up()
         self._reward = self.options.preference.reward(self.options.tuning())
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, Info]:

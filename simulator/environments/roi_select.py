@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from simulator.environments.microscope_env import Action, EnvOptions, Info, Micr
 from simulator.environments.parameters import as_point
 from simulator.environments.pictures import Bytes, encoded
 from simulator.environments.sample_regions import SampleRegions
-from simulator.environments.samples import SampleDistribution, Samples, TaskName
+from simulator.environments.samples import SampleDistribution, TaskName
 from simulator.objectives import find_spots
 
 #: What the tasks mean here: samples whose small things lie in few places.
@@ -86,17 +86,10 @@ class ROISelectEnv(MicroscopeEnv[ROISelectOptions]):
     """
 
     Options: ClassVar[type[EnvOptions]] = ROISelectOptions
+    tasks = ROI_TASKS
     channels = ("overview", "last region", "visited")
 
-    def __init__(
-        self,
-        options: ROISelectOptions | Mapping[str, Any] | None = None,
-        *,
-        samples: Samples | None = None,
-        render_mode: str | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(options, samples=samples, render_mode=render_mode, tasks=ROI_TASKS, **changes)
+    def _set_up(self) -> None:
         self._last: Frame | None = None
         self._set_spaces(actions=2, recorded=4, side_px=self.options.pixels)
 

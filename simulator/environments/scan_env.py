@@ -18,7 +18,6 @@ from simulator.environments import rewards
 from simulator.environments.microscope_env import Action, EnvOptions, Info, MicroscopeEnv, Observation
 from simulator.environments.parameters import SCAN_PARAMETERS, ActionMap
 from simulator.environments.pictures import Bytes, encoded
-from simulator.environments.samples import Samples
 from simulator.objectives import Measure
 
 
@@ -76,18 +75,19 @@ class ScanEnv(MicroscopeEnv[ScanOptions]):
         self,
         options: ScanOptions | Mapping[str, Any] | None = None,
         *,
-        samples: Samples | None = None,
         reward_function: rewards.RewardFunction | None = None,
-        render_mode: str | None = None,
-        **changes: Any,
+        **more: Any,
     ) -> None:
-        super().__init__(options, samples=samples, render_mode=render_mode, **changes)
+        self._given_reward = reward_function
+        super().__init__(options, **more)
+
+    def _set_up(self) -> None:
         reward = self.options.reward
-        if reward_function is None and reward.needs_truth and not self._samples.is_simulated:
+        if self._given_reward is None and reward.needs_truth and not self._samples.is_simulated:
             raise ConfigurationError(
                 f'reward.kind={reward.kind!r} needs a simulated microscope; use "measured"'
             )
-        self._reward = reward_function or reward.function()
+        self._reward = self._given_reward or reward.function()
         self._actions = ActionMap(self._tunables(), self._samples.limits)
         recorded = len(self._actions) + len(rewards.OBJECTIVES) + 1
         self._set_spaces(actions=len(self._actions), recorded=recorded, side_px=self.options.pixels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from simulator.environments.pictures import Bytes, encoded
 from simulator.environments.pixel_learner import PixelLearner, pixel_features
 from simulator.environments.rare_samples import CLASSES, RARE_TASKS, check_answerable, true_classes
 from simulator.environments.sample_regions import SampleRegions
-from simulator.environments.samples import Samples
 from simulator.environments.session_options import SessionOptions
 from simulator.environments.structures import SeenStructures
 from simulator.specimens import MAP_PIXEL_SIZE_M
@@ -64,18 +63,11 @@ class SessionEnv(MicroscopeEnv[SessionOptions]):
     """
 
     Options: ClassVar[type[EnvOptions]] = SessionOptions
+    tasks = RARE_TASKS
     channels = ("overview", "last region", "visited")
     budgets = ("steps left", "energy left", "time left", "annotator left")
 
-    def __init__(
-        self,
-        options: SessionOptions | Mapping[str, Any] | None = None,
-        *,
-        samples: Samples | None = None,
-        render_mode: str | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(options, samples=samples, render_mode=render_mode, tasks=RARE_TASKS, **changes)
+    def _set_up(self) -> None:
         check_answerable(self._samples)
         self._worth = 0.0
         self._actions = ActionMap(self.options.parameters, self._samples.limits)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from simulator.environments import rewards
 from simulator.environments.microscope_env import EnvOptions
-from simulator.environments.samples import TASKS, SampleDistribution, Samples
+from simulator.environments.samples import TASKS, SampleDistribution
 from simulator.environments.scan_env import ScanEnv, ScanOptions
 
 #: As elsewhere, but ``hard``: with the best setting for all, 44 of 100 episodes with vesicles and 23 with
@@ -37,24 +36,7 @@ class STEDSequenceEnv(ScanEnv):
     """
 
     Options: ClassVar[type[EnvOptions]] = STEDSequenceOptions
-
-    def __init__(
-        self,
-        options: STEDSequenceOptions | Mapping[str, Any] | None = None,
-        *,
-        samples: Samples | None = None,
-        reward_function: rewards.RewardFunction | None = None,
-        render_mode: str | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(
-            options,
-            samples=samples,
-            reward_function=reward_function,
-            render_mode=render_mode,
-            tasks=SEQUENCE_TASKS,
-            **changes,
-        )
+    tasks = SEQUENCE_TASKS
 
     def _fields_of_episode(self) -> int:
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from controller.core.frame import Frame
 from controller.core.settings import NonNegative, Positive, ScanSettings
 from controller.core.spaces import Parameter
 from simulator.environments.brain_env import BrainEnv, BrainEnvOptions
-from simulator.environments.brain_samples import BrainDistribution, SimulatedBrains
+from simulator.environments.brain_samples import BrainDistribution
 from simulator.environments.microscope_env import Action, EnvOptions, Info, Observation
 from simulator.environments.parameters import ActionMap
 from simulator.environments.pictures import Bytes
@@ -102,15 +102,8 @@ class TwoPhotonPowerEnv(BrainEnv[TwoPhotonPowerOptions]):
     brain_tasks: ClassVar[Mapping[str, BrainDistribution]] = POWER_TASKS
     channels = ("preview of the next plane", "last scan")
 
-    def __init__(
-        self,
-        options: TwoPhotonPowerOptions | Mapping[str, Any] | None = None,
-        *,
-        samples: SimulatedBrains | None = None,
-        render_mode: str | None = None,
-        **changes: Any,
-    ) -> None:
-        super().__init__(options, samples=samples, render_mode=render_mode, **changes)
+    def _set_up(self) -> None:
+        super()._set_up()
         self._actions = ActionMap(self.options.parameters, self._samples.limits)
         self._last: Frame | None = None
         recorded = len(self._actions) + 3

@@ -96,7 +96,7 @@ def test_a_threshold_that_no_pixel_reaches_spares_the_sample(make: type[Adaptive
 
 def test_light_that_adapts_shows_more_for_less_bleaching() -> None:
     """Twice the dwell time, ended early where it is dark, against even light on the same fields."""
-    even = STEDTuneEnv(task="easy", tasks=ADAPTIVE_TASKS)
+    even = STEDTuneEnv(task=ADAPTIVE_TASKS["easy"])
     adaptive = RESCueEnv(task="easy")
     scan = {**adaptive.options.fixed, "sted_w": 0.15, "excitation_w": 5e-6, "dwell_s": 5e-6}
     seen = []
