@@ -29,6 +29,7 @@ from simulator.environments.rare_samples import RARE_TASKS
 from simulator.environments.registration import IDS, register_all
 from simulator.environments.roi_select import ROI_TASKS, ROISelectEnv, ROISelectOptions
 from simulator.environments.samples import (
+    DYE_CLASSES,
     TASKS,
     MicroscopeFields,
     Prepared,
@@ -48,6 +49,7 @@ register_all()
 
 __all__ = [
     "ADAPTIVE_TASKS",
+    "DYE_CLASSES",
     "EVENT_TASKS",
     "IDS",
     "POWER_TASKS",

@@ -99,6 +99,16 @@ TASKS: dict[str, SampleDistribution] = {
 }
 TaskName = Literal["easy", "mid", "hard", "held_out"]
 
+_BRIGHT, _DIM = (0.8, 1.2), (0.1, 0.3)
+_STABLE, _FRAGILE = (0.3, 0.8), (3.0, 6.0)
+#: Dyes by name, on the samples of ``mid``: gym-sted's hslb, hshb, lslb and lshb, in this order.
+DYE_CLASSES: dict[str, SampleDistribution] = {
+    "bright_stable": SampleDistribution(brightness=_BRIGHT, bleaching=_STABLE),
+    "bright_fragile": SampleDistribution(brightness=_BRIGHT, bleaching=_FRAGILE),
+    "dim_stable": SampleDistribution(brightness=_DIM, bleaching=_STABLE),
+    "dim_fragile": SampleDistribution(brightness=_DIM, bleaching=_FRAGILE),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Truth:

@@ -24,6 +24,7 @@ from controller.core.settings import Region  # noqa: E402
 from controller.core.spaces import Parameter  # noqa: E402
 from controller.testing import LIMITS, FakeMicroscope  # noqa: E402
 from simulator.env import (  # noqa: E402
+    DYE_CLASSES,
     IDS,
     MicroscopeFields,
     ROISelectEnv,
@@ -412,3 +413,17 @@ def test_a_reward_of_measurements_alone_is_not_earned_without_sted_light() -> No
         earned[sted_w] = sum(env.step(action)[1] for _ in range(4))
     assert earned[0.05] > 0.5
     assert earned[0.0] < 0.1
+
+
+def test_named_dyes_are_as_bright_and_as_fragile_as_they_say() -> None:
+    signal, lost = {}, {}
+    for name, dyes in DYE_CLASSES.items():
+        env = STEDTuneEnv(task=dyes.replace(kinds=("filaments",)), steps=1)
+        action = env.action_map.action({"sted_w": 0.1, "excitation_w": 10e-6, "dwell_s": 10e-6})
+        env.reset(seed=4)
+        signal[name] = env._now.photons.sum()
+        lost[name] = env.step(action)[4]["truth_bleached_fraction"]
+    for kind in ("stable", "fragile"):
+        assert signal[f"bright_{kind}"] > 2 * signal[f"dim_{kind}"]
+    for kind in ("bright", "dim"):
+        assert lost[f"{kind}_fragile"] > 2 * lost[f"{kind}_stable"]
