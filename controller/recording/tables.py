@@ -27,7 +27,11 @@ _SETTINGS = (
     "line_averages",
     "excitation_w",
     "sted_w",
+    "focus_m",
+    "adaptive",
 )
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 FRAME_COLUMNS = (
     *("frame", "cycle", "file", "plane", "started_s"),
@@ -58,12 +62,19 @@ def cycle_columns(reader: SessionReader) -> tuple[str, ...]:
 
 
 def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a table to a new file; a value that a row lacks is left empty."""
+    """Write a table to a new file; a value that a row lacks is left empty.
+
+    A text that a spreadsheet would compute gets an apostrophe in front.
+    """
     with path.open("x", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=columns, restval="")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
     return path
+
+
+def _plain(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _settings_row(settings: ScanSettings | None) -> dict[str, Any]:
@@ -79,6 +90,8 @@ def _settings_row(settings: ScanSettings | None) -> dict[str, Any]:
         settings.line_averages,
         settings.excitation_w,
         settings.sted_w,
+        "" if settings.focus_m is None else settings.focus_m,
+        "" if settings.adaptive is None else settings.adaptive.model_dump_json(),
     )
     return dict(zip(_SETTINGS, values, strict=True))
 

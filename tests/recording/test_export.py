@@ -13,11 +13,12 @@ from controller.core.decision import Acquire, AskLabel, Cycle, Dose, Question, S
 from controller.core.dose import DoseLedger, Lit
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Denoised, Frame, Segmentation
-from controller.core.settings import Region, ScanSettings
+from controller.core.settings import AdaptiveIllumination, Region, ScanSettings
 from controller.recording.export import export_session, storable
 from controller.recording.reader import SessionReader
+from controller.recording.tables import write_table
 from controller.recording.writer import SessionWriter, claim_folder
-from controller.testing import CONFOCAL, LIMITS, FakeMicroscope
+from controller.testing import CONFOCAL, LIMITS, TWO_STEPS, FakeMicroscope
 from tests.recording.test_movies import film, record_movie
 from tests.recording.test_writer import START, mixed_frames
 from tests.recording.test_writer import record as record_one
@@ -166,6 +167,17 @@ def test_the_tables_say_what_the_journal_says(tmp_path: Path) -> None:
     assert float(table[3]["dose_energy_j"]) == reader.cycles[3].dose.energy_j
     (question,) = rows(tmp_path / "out" / "questions.csv")
     assert (question["text"], question["choices"]) == ("Ring, or not?", "yes | no")
+
+
+def test_focus_and_steps_have_columns_and_no_text_is_a_formula(tmp_path: Path) -> None:
+    steps = STED.replace(adaptive=TWO_STEPS, focus_m=-2e-6)
+    export_session(record(tmp_path / "session", (CONFOCAL, steps)), tmp_path / "out")
+    plain, adaptive = rows(tmp_path / "out" / "frames.csv")
+    assert (plain["focus_m"], plain["adaptive"]) == ("", "")
+    assert float(adaptive["focus_m"]) == -2e-6
+    assert AdaptiveIllumination.model_validate_json(adaptive["adaptive"]) == TWO_STEPS
+    path = write_table(tmp_path / "t.csv", ("text", "number"), [{"text": "=1+1", "number": -2.5}])
+    assert path.read_text(encoding="utf-8").splitlines()[1] == "'=1+1,-2.5"
 
 
 def test_objects_are_measured_in_sample_coordinates(tmp_path: Path) -> None:
