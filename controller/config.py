@@ -6,6 +6,7 @@ and its limits; an experiment says what to do with it, and names it.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import tomllib
@@ -15,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from controller.core.errors import ConfigurationError
 from controller.core.limits import SafetyLimits, SafeValues
@@ -192,7 +193,7 @@ def load_dataset(path: Path | None, overrides: dict[str, Any]) -> tuple[DatasetC
     try:
         return config, maker.Options.model_validate_json(json.dumps(config.options, default=str))
     except ValidationError as error:
-        raise ConfigurationError(*_describe(error, file, text, ("options",))) from error
+        raise ConfigurationError(*_describe(error, file, text, ("options",), maker.Options)) from error
 
 
 def plugin_options(role: Role, name: str, options: dict[str, Any]) -> Settings:
@@ -258,17 +259,19 @@ def _validate(model: type[S], path: Path, text: str, data: dict[str, Any]) -> Lo
         # Through JSON: TOML arrays become tuples, while "0.1", true and dates stay refused.
         return Loaded(model.model_validate_json(json.dumps(data, default=str)), path, text)
     except ValidationError as error:
-        raise ConfigurationError(*_describe(error, path, text, ())) from error
+        raise ConfigurationError(*_describe(error, path, text, (), model)) from error
 
 
-def _describe(error: ValidationError, path: Path, text: str, prefix: tuple[str | int, ...]) -> list[str]:
+def _describe(
+    error: ValidationError, path: Path, text: str, prefix: tuple[str | int, ...], model: type[BaseModel]
+) -> list[str]:
     problems = []
     for detail in error.errors(include_url=False):
         location = prefix + tuple(detail["loc"])
         key = ".".join(str(part) for part in location) or "the file"
         message = detail["msg"].removeprefix("Value error, ")
         if detail["type"] == "extra_forbidden":
-            message = "there is no such key; see hardware_configs/README.md and the pages in docs"
+            message = f"there is no such key; {_advice(str(location[-1]), model)}"
         elif detail["type"] == "missing":
             message = "this key is missing"
         else:
@@ -278,6 +281,15 @@ def _describe(error: ValidationError, path: Path, text: str, prefix: tuple[str |
         place = f"{path}:{line_of(text, location)}" if text else f"{path}"
         problems.append(f"{place}: {key}: {message}")
     return problems
+
+
+def _advice(key: str, model: type[BaseModel]) -> str:
+    """Return the key that was probably meant, of this table or another, or where all of them are."""
+    schema = model.model_json_schema()
+    tables = [schema, *schema.get("$defs", {}).values()]
+    known = {name for table in tables for name in table.get("properties", {})}
+    near = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
+    return f"did you mean {near[0]!r}?" if near else "see hardware_configs/README.md and the pages in docs"
 
 
 def _plugin_problems(experiment: Experiment) -> list[str]:
@@ -305,7 +317,8 @@ def _plugin_problems(experiment: Experiment) -> list[str]:
             place = f"{file.path}:{line_of(file.text, key)}: {'.'.join(key)}"
             problems += [f"{place}: {problem}" for problem in error.problems]
         except ValidationError as error:
-            problems += _describe(error, file.path, file.text, (*key[:-1], table))
+            options_of = find(role, name).Options
+            problems += _describe(error, file.path, file.text, (*key[:-1], table), options_of)
     return problems
 
 
