@@ -54,7 +54,7 @@ KINDS: dict[str, dict[str, dict[str, Any]]] = {
     "Stedfast/STEDPreference-v0": {kind: {"preference": {"kind": kind}} for kind in ("ranked", "learned")}
 }
 DEFAULT = {"sted_w": 0.15, "excitation_w": 10e-6, "dwell_s": 10e-6}
-_EVALUATION, _SWEEP = 1_000_000, 2_000_000  # seeds of the two never meet
+EVALUATION, SWEEP = 1_000_000, 2_000_000  # seeds of the two never meet
 
 
 def episode(env: Any, policy: Policy, seed: int) -> float:
@@ -85,9 +85,9 @@ def swept(env: Any, values: int = 7, seeds: int = 2) -> Policy:
     """Return the best constant action: of a grid on some seeds, then of the best dozen on six times more."""
     axes = [np.linspace(-1, 1, values)] * env.action_space.shape[0]
     grid = np.array(list(itertools.product(*axes)), np.float32)
-    first = np.array([returns(env, constant(action), _SWEEP, seeds).mean() for action in grid])
+    first = np.array([returns(env, constant(action), SWEEP, seeds).mean() for action in grid])
     best = grid[np.argsort(first)[-12:]]
-    second = np.array([returns(env, constant(action), _SWEEP + 100, 6 * seeds).mean() for action in best])
+    second = np.array([returns(env, constant(action), SWEEP + 100, 6 * seeds).mean() for action in best])
     return constant(best[int(second.argmax())])
 
 
@@ -101,11 +101,11 @@ def searched(env: Any, tries: int = 12, steps: int = 12) -> Policy:
     numbers = env.action_space.shape[0]
 
     def worth(action: NDArray[np.float32]) -> float:
-        return float(returns(env, constant(action), _SWEEP + 100, 3).mean())
+        return float(returns(env, constant(action), SWEEP + 100, 3).mean())
 
     random = rng.uniform(-1, 1, (tries, numbers)).astype(np.float32)
     tried = np.concatenate([[env.action_map.action(env.options.fixed)], random])
-    first = np.array([episode(env, constant(action), _SWEEP) for action in tried])
+    first = np.array([episode(env, constant(action), SWEEP) for action in tried])
     value, best = max(((worth(action), action) for action in tried[np.argsort(first)[-4:]]), key=_value)
     for step in np.geomspace(0.4, 0.08, steps):
         moved = rng.normal(0, step, numbers) * (rng.random(numbers) < 0.5)
@@ -132,7 +132,7 @@ class Knowing:
         self._drawn: dict[str, float] = {}
         axes = [np.linspace(-1, 1, values)] * env.action_space.shape[0]
         grid = np.array(list(itertools.product(*axes)), np.float32)
-        earned = np.array([returns(self._twin, constant(action), _SWEEP, dyes) for action in grid])
+        earned = np.array([returns(self._twin, constant(action), SWEEP, dyes) for action in grid])
         chosen, best = [], np.full(dyes, -np.inf)
         for _ in range(12):
             chosen.append(int(np.maximum(earned, best).mean(axis=1).argmax()))
@@ -151,7 +151,7 @@ class Knowing:
         kind = self._distribution.kinds[int(drawn["kind"])]
         self._twin.reset(options={"task": self._distribution.replace(kinds=(kind,), **ranges)})
         earned = [
-            returns(self._twin, constant(action), _SWEEP + 200, self._rehearsals).mean()
+            returns(self._twin, constant(action), SWEEP + 200, self._rehearsals).mean()
             for action in self._settings
         ]
         action: NDArray[np.float32] = self._settings[int(np.argmax(earned))]
@@ -236,20 +236,29 @@ def timed(env: Any) -> tuple[float, float]:
     return float(np.median(steps)), float(np.median(resets))
 
 
-def row(name: str, kind: str, task: str, asked: argparse.Namespace) -> str:
-    episodes = asked.episodes
-    env = gymnasium.make(name, task=task, **KINDS.get(name, {}).get(kind, {})).unwrapped
-    known = policies(name, env, sweep_seeds=asked.sweep_seeds, knowing=asked.knowing)
-    got = {label: returns(env, policy, _EVALUATION, episodes) for label, policy in known.items()}
+def compared(label: str, task: str, env: Any, known: dict[str, Policy], episodes: int) -> str:
+    """Return a line of the table: what each policy gets, how far they lie apart, and what a step costs."""
+    got = {policy: returns(env, known[policy], EVALUATION, episodes) for policy in known}
     gap = got["oracle"] - got["random"]
     step_s, reset_s = timed(env)  # now that every map is made
     needed = episodes * (10 * interval(gap) / gap.mean()) ** 2
     cells = " | ".join(f"{values.mean():.2f} ± {interval(values):.2f}" for values in got.values())
-    short = f"{name.removeprefix('Stedfast/')} {kind}".rstrip()
     return (
-        f"| {short} | {task} | {cells} | {gap.mean():.2f} ± {interval(gap):.2f} | {needed:.0f} | "
-        f"{1e3 * step_s:.1f} | {1e3 * reset_s:.1f} |"
+        f"| {label.removeprefix('Stedfast/')} | {task} | {cells} | {gap.mean():.2f} ± {interval(gap):.2f} | "
+        f"{needed:.0f} | {1e3 * step_s:.1f} | {1e3 * reset_s:.1f} |"
     )
+
+
+def print_heading(*policies: str) -> None:
+    """Print the heading of the table."""
+    columns = ("id", "task", *policies, "gap", "episodes needed", "step, ms", "reset, ms")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+
+
+def row(name: str, kind: str, task: str, asked: argparse.Namespace) -> str:
+    env = gymnasium.make(name, task=task, **KINDS.get(name, {}).get(kind, {})).unwrapped
+    known = policies(name, env, sweep_seeds=asked.sweep_seeds, knowing=asked.knowing)
+    return compared(f"{name} {kind}".rstrip(), task, env, known, asked.episodes)
 
 
 def light(task: str, episodes: int) -> Iterator[str]:
@@ -261,7 +270,7 @@ def light(task: str, episodes: int) -> Iterator[str]:
     for make in (STEDTuneEnv, DyMINEnv, RESCueEnv):
         env: Any = make(task=ADAPTIVE_TASKS[task], reward=DyMINOptions().reward)
         action = searched(env)(env)
-        scans = np.array([shown(env, action, _EVALUATION + number) for number in range(episodes)])
+        scans = np.array([shown(env, action, EVALUATION + number) for number in range(episodes)])
         even = scans if even is None else even
         spared = even[:, 1] - scans[:, 1]
         cells = [f"{values.mean():.3g} ± {interval(values):.2g}" for values in [*scans.T, spared]]
@@ -319,7 +328,7 @@ def ppo(steps: int, task: str) -> str:
     env = make()
 
     def play(number: int) -> float:
-        observation, _ = env.reset(seed=_EVALUATION + number)
+        observation, _ = env.reset(seed=EVALUATION + number)
         total, is_over = 0.0, False
         while not is_over:
             action, _ = model.predict(observation, deterministic=True)
@@ -332,7 +341,7 @@ def ppo(steps: int, task: str) -> str:
     model.learn(steps)
     trained_s = time.process_time() - begun
     played["trained"] = np.array([play(number) for number in range(50)])
-    played["random"] = returns(gymnasium.make(name, task=task).unwrapped, uniform(0), _EVALUATION, 50)
+    played["random"] = returns(gymnasium.make(name, task=task).unwrapped, uniform(0), EVALUATION, 50)
     for other in ("untrained", "random"):
         played[f"gain over {other}"] = played["trained"] - played[other]
     told = ", ".join(
@@ -361,8 +370,7 @@ def main() -> None:
         for line in light(asked.task or "easy", asked.episodes):
             print(line, flush=True)
         return
-    print("| id | task | random | default | oracle | gap | episodes needed | step, ms | reset, ms |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print_heading("random", "default", "oracle")
     for name in NAMES:
         for kind, task in itertools.product(KINDS.get(name, {"": {}}), TASKS):
             if asked.only in f"{name} {kind}" and asked.task in {"", task}:

@@ -31,18 +31,17 @@ from numpy.typing import NDArray
 
 from benchmarks.environments import (
     DEFAULT,
+    SWEEP,
     TASKS,
     Policy,
     brightest_center,
-    interval,
+    compared,
+    print_heading,
     returns,
-    timed,
     uniform,
 )
 from simulator.environments.annotator import LABEL_KINDS
 from simulator.environments.rare_samples import RARE
-
-_EVALUATION, _SWEEP = 1_000_000, 2_000_000  # seeds of the two never meet
 
 
 def least_sure(env: Any) -> NDArray[np.float32]:
@@ -110,7 +109,7 @@ def best_settings(env: Any) -> dict[str, float]:
             (0.05, 0.1, 0.15, 0.2), (4e-6, 10e-6, 25e-6), (10e-6, 30e-6)
         )
     ]
-    mean = [returns(env, richest_region(settings), _SWEEP, 3).mean() for settings in grid]
+    mean = [returns(env, richest_region(settings), SWEEP, 3).mean() for settings in grid]
     return grid[int(np.argmax(mean))]
 
 
@@ -125,34 +124,18 @@ def policies(name: str, env: Any) -> dict[str, Policy]:
     return {"random": uniform(0), "default": least_sure, "oracle": best_question}
 
 
-def row(name: str, task: str, episodes: int) -> str:
-    """Return one line of the table."""
-    env = gymnasium.make(name, task=task).unwrapped
-    got = {
-        label: returns(env, policy, _EVALUATION, episodes) for label, policy in policies(name, env).items()
-    }
-    gap = got["oracle"] - got["random"]
-    step_s, reset_s = timed(env)
-    needed = episodes * (10 * interval(gap) / gap.mean()) ** 2
-    cells = " | ".join(f"{values.mean():.2f} ± {interval(values):.2f}" for values in got.values())
-    return (
-        f"| {name.removeprefix('Stedfast/')} | {task} | {cells} | {gap.mean():.2f} ± {interval(gap):.2f} | "
-        f"{needed:.0f} | {1e3 * step_s:.1f} | {1e3 * reset_s:.1f} |"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--only", default="")
     parser.add_argument("--task", default="")
     asked = parser.parse_args()
-    print("| id | task | random | default | oracle | gap | episodes needed | step, ms | reset, ms |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print_heading("random", "default", "oracle")
     for name in ("Stedfast/LabelRequest-v0", "Stedfast/Session-v0"):
         for task in TASKS:
             if asked.only in name and asked.task in {"", task}:
-                print(row(name, task, asked.episodes), flush=True)
+                env = gymnasium.make(name, task=task).unwrapped
+                print(compared(name, task, env, policies(name, env), asked.episodes), flush=True)
 
 
 if __name__ == "__main__":

@@ -33,15 +33,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 import simulator.env  # noqa: F401  # registers the ids
-from benchmarks.environments import Policy, constant, interval, returns, timed, uniform
+from benchmarks.environments import SWEEP, TASKS, Policy, compared, constant, print_heading, returns, uniform
 from controller.core.settings import ScanSettings
 from simulator.environments.two_photon_power import BLUR_PX
 
-TASKS = ("easy", "mid", "hard", "held_out")
 #: What settings are tried; more is refused as a step up from the preview.
 POWERS_W = tuple(np.geomspace(5e-3, 95e-3, 12).tolist())
 DWELLS_S = (1e-6, 4e-6, 16e-6)
-_EVALUATION, _SWEEP = 1_000_000, 2_000_000  # seeds of the two never meet
 
 
 def whole_field(env: Any) -> NDArray[np.float32]:
@@ -162,7 +160,7 @@ def settings_of(env: Any, excitation_w: float, dwell_s: float) -> tuple[NDArray[
 
 def best(env: Any, policies: list[Policy], episodes: int = 4) -> Policy:
     """Return the policy that does best on seeds that are not evaluated."""
-    got = [returns(env, policy, _SWEEP, episodes).mean() for policy in policies]
+    got = [returns(env, policy, SWEEP, episodes).mean() for policy in policies]
     return policies[int(np.argmax(got))]
 
 
@@ -186,38 +184,20 @@ def policies(name: str, env: Any) -> dict[str, Policy]:
     }
 
 
-def row(name: str, task: str, episodes: int) -> str:
-    env = gymnasium.make(name, task=task).unwrapped
-    got = {
-        label: returns(env, policy, _EVALUATION, episodes) for label, policy in policies(name, env).items()
-    }
-    gap = got["oracle"] - got["random"]
-    step_s, reset_s = timed(env)
-    needed = episodes * (10 * interval(gap) / gap.mean()) ** 2
-    cells = " | ".join(f"{values.mean():.2f} ± {interval(values):.2f}" for values in got.values())
-    short = name.removeprefix("Stedfast/")
-    return (
-        f"| {short} | {task} | {cells} | {gap.mean():.2f} ± {interval(gap):.2f} | {needed:.0f} | "
-        f"{1e3 * step_s:.1f} | {1e3 * reset_s:.1f} |"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--only", default="")
     parser.add_argument("--task", default="")
     asked = parser.parse_args()
-    print(
-        "| id | task | random | default | adaptive | oracle | gap | episodes needed | step, ms | reset, ms |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print_heading("random", "default", "adaptive", "oracle")
     for name in ("Stedfast/CalciumEvents-v0", "Stedfast/TwoPhoton-v0"):
         if asked.only not in name:
             continue
         for task in TASKS:
             if asked.task in {"", task}:
-                print(row(name, task, asked.episodes), flush=True)
+                env = gymnasium.make(name, task=task).unwrapped
+                print(compared(name, task, env, policies(name, env), asked.episodes), flush=True)
 
 
 if __name__ == "__main__":
