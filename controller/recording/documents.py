@@ -9,6 +9,8 @@ takes back what a loss of power left without its pixels.
 
 from __future__ import annotations
 
+import uuid
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
@@ -19,6 +21,21 @@ from controller.core.settings import ScanSettings, Settings
 JOURNAL_SCHEMA: Literal["stedfast-journal/1"] = "stedfast-journal/1"
 
 Status = Literal["completed", "failed", "interrupted"]
+
+
+def uid_of(run_id: str, name: str) -> str:
+    """Return the identifier of a document of a run; the same name gives the same one again."""
+    return str(uuid.uuid5(uuid.UUID(run_id), name))
+
+
+def now_utc() -> str:
+    """Return the wall time, for names and records only."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can hold; a broken device may send anything in an error message."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class DoseEntry(Settings):
