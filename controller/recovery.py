@@ -14,7 +14,7 @@ from controller.core.clock import SimulatedClock
 from controller.core.decision import Acquire, Cycle, Dose
 from controller.core.errors import EndOfRecordingError, InvalidRequestError, ReplayDivergedError
 from controller.core.frame import Frame
-from controller.core.protocols import Microscope, RemembersLight
+from controller.core.protocols import Microscope, ModelChange, RemembersLight
 from controller.microscopes.replay import RecordedSession
 from controller.recording.documents import CycleDocument, ReserveDocument, ResumeDocument
 from controller.recording.reader import SessionReader
@@ -94,6 +94,7 @@ class Recovery:
         *done, self._open = timeline(self._reader)
         for step in done:
             self._repeat(step)
+        self._adopt(len(done))
         self._book(self._open.before)
         if self._open.own:
             self._session.script = self
@@ -101,6 +102,9 @@ class Recovery:
     def begin(self, cycle: int) -> float | None:
         """Return when the policy decided on the scan that is on disk already."""
         return self._open.own[0].now_s if self._open.own and self._open.own[0].cycle == cycle else None
+
+    def learned(self, cycle: int) -> None:  # what is recorded was adopted before
+        """Let the models learn by themselves again."""
 
     def scanned(self, decision: Acquire) -> tuple[Frame, None] | None:
         """Return the frame that is on disk already, and book its light."""
@@ -127,14 +131,15 @@ class Recovery:
     def _repeat(self, step: Step) -> None:
         document, session = step.cycle, self._session
         assert document is not None  # noqa: S101  # only the last step is without
+        self._adopt(document.index)
         self._book(step.before)
         stage = session.parts.policy
         if document.decided_by != stage.name:
             stage.switch_to_fallback()
-        decision, faults, _ = stage.run(lambda policy: policy.decide(session.observe(document.now_s)))
-        if decision != document.decision:
+        ran = stage.run(lambda policy: policy.decide(session.observe(document.now_s)))
+        if ran.answer != document.decision:
             raise ReplayDivergedError(
-                f"cycle {document.index}: the policy decides {decision!r} {faults or ''}, recorded is "
+                f"cycle {document.index}: the policy decides {ran.answer!r} {ran.faults or ''}, recorded is "
                 f"{document.decision!r}; the session cannot go on with other code than it began with"
             )
         if isinstance(document.decision, Acquire) and step.own:
@@ -157,6 +162,11 @@ class Recovery:
                 dose=Dose(**document.dose.model_dump()),
             )
         )
+
+    def _adopt(self, cycle: int) -> None:
+        """Give the models the weights that they had from this cycle on."""
+        for change in self._reader.learned(cycle):
+            self._session.changes.adopt(change)
 
     def _wait(self, decision: Acquire) -> None:
         if isinstance(self._session.parts.clock, SimulatedClock):
@@ -216,6 +226,10 @@ class Replay:
             refused=document.refused,
         )
         return document.now_s
+
+    def learned(self, cycle: int) -> list[ModelChange]:
+        """Return what the models had learned before a recorded cycle; they learn nothing else."""
+        return self._reader.learned(cycle)
 
     def scanned(self, decision: Acquire) -> tuple[None, str] | None:
         """Return a recorded failure, with its light booked as it was.

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
+from controller.answers import checked_decision, checked_denoised, checked_segmentation
 from controller.core.clock import SystemClock
 from controller.core.decision import Acquire, AskLabel, Budget, Cycle, Decision, Observation, Stop
 from controller.core.dose import Reservation
@@ -26,9 +28,10 @@ from controller.core.errors import (
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Clock, Denoiser, Policy, Script, Segmenter
+from controller.model_changes import ModelChanges
 from controller.recording.documents import Status
 from controller.recording.writer import SessionWriter
-from controller.stages import Stage, checked_decision, checked_denoised, checked_segmentation
+from controller.stages import Stage
 
 _REFUSALS_IN_A_ROW_MAX = 50
 # A policy that stops after so many requests without a frame has given up, whatever it says.
@@ -51,6 +54,18 @@ class Parts:
     clock: Clock
     budget: Budget
     failures_in_a_row_max: int = 3
+
+    def close(self) -> None:
+        """Make it dark for good, and end what policy and models have started."""
+        try:
+            self.microscope.close()
+        finally:
+            self.close_models()
+
+    def close_models(self) -> list[str]:
+        """End what policy and models have started, a learning process for instance; return what failed."""
+        stages: tuple[Stage[Any], ...] = (self.policy, self.denoiser, self.segmenter)
+        return [problem for stage in stages for problem in stage.close()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +96,7 @@ class Session:
         self._refused: str | None = None
         self._failure: str | None = None
         self.script: Script | None = None
+        self.changes = ModelChanges({"denoiser": parts.denoiser, "segmenter": parts.segmenter})
         self._decided_s = 0.0
         self._is_ending = False
         self._cycles = self._questions = self._faults = 0
@@ -119,10 +135,11 @@ class Session:
     def run_cycle(self) -> Cycle:
         """Run one pass of the loop and hand it to the writer."""
         timings: dict[str, float] = {}
+        faults = self._learn(timings)
         observation = self.observe(self.script.begin(self._cycles) if self.script else None)
         self._decided_s = observation.now_s
         with _timed(timings, "decide"):
-            decision, decided_by, faults = self._decide(observation)
+            decision, decided_by = self._decide(observation, faults)
         cycle = Cycle(self._cycles, decision, decided_by, timings_s=timings)
         if isinstance(decision, Acquire):
             frame, refused, failure = self._acquire(decision, timings, faults)
@@ -191,12 +208,29 @@ class Session:
         """Put a reservation on disk before its light; the guard calls this."""
         self.writer.reserve(reservation, self._cycles, self._decided_s)
 
-    def _decide(self, observation: Observation) -> tuple[Decision, str, list[str]]:
+    def _learn(self, timings: dict[str, float]) -> list[str]:
+        """Let models take new weights into use, write these down, and return what went wrong."""
+        if not (self._cycles and self.changes.are_possible):
+            return []
+        with _timed(timings, "learn"):
+            recorded = self.script.learned(self._cycles) if self.script else None
+            if recorded is None:
+                changes, faults = self.changes.improve()
+            else:
+                changes, faults = list(recorded), []
+                for change in changes:
+                    self.changes.adopt(change)
+            for change in changes:
+                self.writer.append_model(change, self._cycles)
+        return faults
+
+    def _decide(self, observation: Observation, faults: list[str]) -> tuple[Decision, str]:
         stage = self.parts.policy
-        decision, faults, _ = stage.run(lambda policy: checked_decision(policy.decide(observation)))
-        if decision is None:
-            raise StageFailedError("; ".join([*faults, "no policy is left (policy.fallback)"]))
-        return decision, stage.name, faults
+        ran = stage.run(lambda policy: checked_decision(policy.decide(observation)))
+        if ran.answer is None:
+            raise StageFailedError("; ".join([*ran.faults, "no policy is left (policy.fallback)"]))
+        faults += ran.faults
+        return ran.answer, stage.name
 
     def _acquire(
         self, decision: Acquire, timings: dict[str, float], faults: list[str]
@@ -248,7 +282,7 @@ class Session:
 
     def observe_frame(self, frame: Frame) -> list[str]:
         """Show the denoiser a frame that nobody waits for; return what went wrong."""
-        return self.parts.denoiser.run(lambda denoiser: denoiser.observe(frame))[1]
+        return list(self.parts.denoiser.run(lambda denoiser: denoiser.observe(frame)).faults)
 
     def _refuse_question(self, decision: AskLabel, budget: Budget) -> str | None:
         if budget.questions < 1:
@@ -261,18 +295,14 @@ class Session:
         self, frame: Frame, timings: dict[str, float], faults: list[str]
     ) -> tuple[Denoised | None, Segmentation | None]:
         with _timed(timings, "denoise"):
-            denoised, failures, level = self.parts.denoiser.run(
-                lambda d: checked_denoised(d.step(frame), frame)
-            )
-        faults += failures
+            clean = self.parts.denoiser.run(lambda d: checked_denoised(d.step(frame), frame))
+        denoised = clean.answer
         if denoised is not None:
-            denoised = replace(denoised, level=level, latency_s=timings["denoise"])
+            denoised = replace(denoised, level=int(clean.by_fallback), latency_s=timings["denoise"])
         with _timed(timings, "segment"):
-            segmentation, failures, _ = self.parts.segmenter.run(
-                lambda s: checked_segmentation(s.step(frame, denoised), frame)
-            )
-        faults += failures
-        return denoised, segmentation
+            found = self.parts.segmenter.run(lambda s: checked_segmentation(s.step(frame, denoised), frame))
+        faults += clean.faults + found.faults
+        return denoised, found.answer
 
     def _end(self) -> tuple[Status, str] | None:
         budget = self.parts.budget
@@ -298,11 +328,18 @@ class Session:
         """Make it dark, then write down how it ended. Nothing on the way may skip the rest."""
         self._is_ending = True
         microscope = self.parts.microscope
-        for last in [microscope.close, *([self.script.close] if self.script else [])]:
+        left_open: list[str] = []
+
+        def close_models() -> None:
+            left_open.extend(self.parts.close_models())
+
+        for last in [microscope.close, *([self.script.close] if self.script else []), close_models]:
             try:
                 last()
             except BaseException as error:  # noqa: BLE001  # written down below, and the exit code tells
                 status, reason = "failed", f"{reason}; {type(error).__name__}: {error}"
+        if left_open:
+            reason = f"{reason}; not closed: {'; '.join(left_open)}"
         true_status = self.writer.finish(
             status,
             reason,

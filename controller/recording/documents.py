@@ -3,8 +3,9 @@
 The journal is the source of truth. Its order is: one ``start``; then for each scan a ``reserve``
 before the light and a ``frame`` once its pixels are written (or a ``settle`` where frames are missing,
 but is known what was lit), several of them for a movie; a ``cycle`` for each decision and all
-that came of it; a ``resume`` where a session went on after a crash; one ``stop`` at the end. A ``lost``
-takes back what a loss of power left without its pixels.
+that came of it; a ``model`` where a model goes on with other weights; a ``resume`` where a session
+went on after a crash; one ``stop`` at the end. A ``lost`` takes back what a loss of power left without
+its pixels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from controller.core.decision import Decision
+from controller.core.protocols import ModelRole
 from controller.core.settings import ScanSettings, Settings
 
 JOURNAL_SCHEMA: Literal["stedfast-journal/1"] = "stedfast-journal/1"
@@ -179,6 +181,22 @@ class CycleDocument(Settings):
     timings_s: dict[str, float]
 
 
+class ModelDocument(Settings):
+    """A model works with other weights from ``cycle`` on; they are in ``models/<sha256>.safetensors``.
+
+    The scores are those of the old and the new weights on the same data held out; higher is better.
+    """
+
+    type: Literal["model"] = "model"
+    uid: str
+    cycle: int
+    role: ModelRole
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    score_before: float
+    score_after: float
+    reason: str
+
+
 class StopDocument(Settings):
     """The end, as it truly was."""
 
@@ -202,6 +220,7 @@ Document = Annotated[
     | SettleDocument
     | FrameDocument
     | CycleDocument
+    | ModelDocument
     | StopDocument,
     Field(discriminator="type"),
 ]

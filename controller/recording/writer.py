@@ -23,6 +23,7 @@ from controller.core.decision import AskLabel, Cycle, Dose, Question
 from controller.core.dose import Lit, Reservation
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Frame
+from controller.core.protocols import ModelChange
 from controller.recording import layers
 from controller.recording.commit import GroupCommit
 from controller.recording.documents import (
@@ -30,6 +31,7 @@ from controller.recording.documents import (
     Document,
     DoseEntry,
     FrameDocument,
+    ModelDocument,
     ReserveDocument,
     ResumeDocument,
     SettleDocument,
@@ -42,6 +44,7 @@ from controller.recording.documents import (
 )
 from controller.recording.image_writer import ImageWriter
 from controller.recording.journal import JOURNAL_NAME, Journal, cut_torn_line
+from controller.recording.models import write_model
 from controller.recording.reader import SessionReader
 from controller.recording.reopening import FRAMES_AT_STAKE, take_back_lost, tidy_images
 
@@ -228,6 +231,10 @@ class SessionWriter:
         """Hand over a finished cycle."""
         self._put(lambda: self._write_cycle(cycle, now_s))
 
+    def append_model(self, change: ModelChange, cycle: int) -> None:
+        """Hand over what a model has learned; it holds from ``cycle`` on."""
+        self._put(lambda: self._write_model(change, cycle))
+
     def finish(
         self, status: Status, reason: str, *, cycles: int, faults: int, dose: Dose, now_s: float
     ) -> Status:
@@ -370,6 +377,20 @@ class SessionWriter:
             segmentation=segmentation,
             dose=DoseEntry(**asdict(cycle.dose)),
             timings_s=cycle.timings_s,
+        )
+        self._append(document)
+        self._commit.add()
+
+    def _write_model(self, change: ModelChange, cycle: int) -> None:
+        write_model(self.folder, change)
+        document = ModelDocument(
+            uid=self._uid(f"model/{self._earlier}/{cycle}/{change.role}"),
+            cycle=cycle,
+            role=change.role,
+            sha256=change.sha256,
+            score_before=change.score_before,
+            score_after=change.score_after,
+            reason=printable(change.reason),
         )
         self._append(document)
         self._commit.add()
