@@ -137,6 +137,7 @@ class Builder:
                         if name != "session_energy_j"
                     },
                 ),
+                real_time=self.config.real_time,
                 failures_in_a_row_max=self.config.failures_in_a_row_max,
             )
             undo.pop_all()

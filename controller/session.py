@@ -6,14 +6,13 @@ anything but the microscope works: the guard sees to that on every way out of a 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from controller.answers import checked_decision, checked_denoised, checked_segmentation
-from controller.core.clock import SystemClock
+from controller.answers import checked_decision
+from controller.core.clock import SystemClock, timed
 from controller.core.decision import Acquire, AskLabel, Budget, Cycle, Decision, Observation, Stop
 from controller.core.dose import Reservation
 from controller.core.errors import (
@@ -25,10 +24,12 @@ from controller.core.errors import (
     StageFailedError,
     StedfastError,
 )
-from controller.core.frame import Denoised, Frame, Segmentation
+from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Clock, Denoiser, Policy, Script, Segmenter
+from controller.ladder import RealTime
 from controller.model_changes import ModelChanges
+from controller.perception import Perception
 from controller.recording.documents import Status
 from controller.recording.writer import SessionWriter
 from controller.stages import Stage
@@ -53,6 +54,7 @@ class Parts:
     segmenter: Stage[Segmenter]
     clock: Clock
     budget: Budget
+    real_time: RealTime = field(default_factory=RealTime)
     failures_in_a_row_max: int = 3
 
     def close(self) -> None:
@@ -96,6 +98,7 @@ class Session:
         self._refused: str | None = None
         self._failure: str | None = None
         self.script: Script | None = None
+        self.perception = Perception(parts.denoiser, parts.segmenter, parts.clock, parts.real_time)
         self.changes = ModelChanges({"denoiser": parts.denoiser, "segmenter": parts.segmenter})
         self._decided_s = 0.0
         self._is_ending = False
@@ -138,20 +141,26 @@ class Session:
         faults = self._learn(timings)
         observation = self.observe(self.script.begin(self._cycles) if self.script else None)
         self._decided_s = observation.now_s
-        with _timed(timings, "decide"):
+        with timed(timings, "decide"):
             decision, decided_by = self._decide(observation, faults)
-        cycle = Cycle(self._cycles, decision, decided_by, timings_s=timings)
+        cycle = Cycle(
+            self._cycles,
+            decision,
+            decided_by,
+            level=self.perception.ladder.level,
+            decided_on_age_s=observation.frame_age_s,
+            timings_s=timings,
+        )
         if isinstance(decision, Acquire):
             frame, refused, failure = self._acquire(decision, timings, faults)
             cycle = replace(cycle, frame=frame, refused=refused, failure=failure)
             faults += [failure] if failure else []
             if frame is not None:
-                denoised, segmentation = self._understand(frame, timings, faults)
-                cycle = replace(cycle, denoised=denoised, segmentation=segmentation)
+                cycle = self._understand(cycle, frame, faults)
         elif isinstance(decision, AskLabel):
             cycle = replace(cycle, refused=self._refuse_question(decision, observation.budget))
         cycle = replace(cycle, faults=tuple(faults), dose=self.parts.microscope.dose)
-        with _timed(timings, "record"):
+        with timed(timings, "record"):
             self.writer.append(cycle, observation.now_s)
         self.remember(cycle)
         if self._watch is not None:
@@ -163,10 +172,15 @@ class Session:
     def observe(self, now_s: float | None = None) -> Observation:
         """Return what the policy is about to see, now or at a recorded time."""
         now_s, total = self.parts.clock.now_s() if now_s is None else now_s, self.parts.budget
+        newest = self._newest
         return Observation(
-            frame=self._newest.frame,
-            denoised=self._newest.denoised,
-            segmentation=self._newest.segmentation,
+            frame=newest.frame,
+            denoised=newest.denoised,
+            segmentation=newest.segmentation,
+            frame_age_s=_age_s(newest.frame, now_s),
+            segmentation_age_s=_age_s(newest.segmentation_of or newest.frame, now_s)
+            if newest.segmentation is not None
+            else None,
             dose=self.parts.microscope.dose,
             budget=Budget(
                 energy_j=self.parts.microscope.ledger.energy_left_j,
@@ -182,6 +196,7 @@ class Session:
     def remember(self, cycle: Cycle) -> None:
         """Take a finished cycle into account, a new one or one of an earlier part of the session."""
         self._cycles = cycle.index + 1
+        self.perception.remember(cycle)
         self._faults += len(cycle.faults)
         self._refused, self._failure = cycle.refused, cycle.failure
         self._refusals_in_a_row = self._refusals_in_a_row + 1 if cycle.refused else 0
@@ -212,7 +227,7 @@ class Session:
         """Let models take new weights into use, write these down, and return what went wrong."""
         if not (self._cycles and self.changes.are_possible):
             return []
-        with _timed(timings, "learn"):
+        with timed(timings, "learn"):
             recorded = self.script.learned(self._cycles) if self.script else None
             if recorded is None:
                 changes, faults = self.changes.improve()
@@ -246,10 +261,10 @@ class Session:
                 f"due at {decision.start_s:g} s, after the end at {end_s:g} s (budget.duration_s)",
                 None,
             )
-        with _timed(timings, "wait"):
+        with timed(timings, "wait"):
             self.wait(decision)
         try:
-            with _timed(timings, "acquire"):
+            with timed(timings, "acquire"):
                 frame = self._scan(decision, faults)
         except (LimitExceededError, InvalidRequestError) as refusal:
             return None, str(refusal), None
@@ -282,7 +297,7 @@ class Session:
 
     def observe_frame(self, frame: Frame) -> list[str]:
         """Show the denoiser a frame that nobody waits for; return what went wrong."""
-        return list(self.parts.denoiser.run(lambda denoiser: denoiser.observe(frame)).faults)
+        return self.perception.observe(frame)
 
     def _refuse_question(self, decision: AskLabel, budget: Budget) -> str | None:
         if budget.questions < 1:
@@ -291,18 +306,18 @@ class Session:
             return f"there is no frame {decision.question.frame_index} to ask about"
         return None
 
-    def _understand(
-        self, frame: Frame, timings: dict[str, float], faults: list[str]
-    ) -> tuple[Denoised | None, Segmentation | None]:
-        with _timed(timings, "denoise"):
-            clean = self.parts.denoiser.run(lambda d: checked_denoised(d.step(frame), frame))
-        denoised = clean.answer
-        if denoised is not None:
-            denoised = replace(denoised, level=int(clean.by_fallback), latency_s=timings["denoise"])
-        with _timed(timings, "segment"):
-            found = self.parts.segmenter.run(lambda s: checked_segmentation(s.step(frame, denoised), frame))
-        faults += clean.faults + found.faults
-        return denoised, found.answer
+    def _understand(self, cycle: Cycle, frame: Frame, faults: list[str]) -> Cycle:
+        """Return the cycle with what was made of its frame."""
+        recorded = self.script.levels(cycle.index) if self.script else None
+        seen = self.perception.perceive(frame, cycle.timings_s, recorded)
+        faults += seen.faults
+        return replace(
+            cycle,
+            denoised=seen.denoised,
+            segmentation=seen.segmentation,
+            segmentation_of=seen.segmentation_of,
+            level=seen.level,
+        )
 
     def _end(self) -> tuple[Status, str] | None:
         budget = self.parts.budget
@@ -353,10 +368,6 @@ class Session:
         return Outcome(true_status, reason, self._cycles, self.writer.frames, self._faults)
 
 
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings[name] = time.perf_counter() - start
+def _age_s(frame: Frame | None, now_s: float) -> float | None:
+    """Return the time since the end of the scan of a frame."""
+    return None if frame is None else max(0.0, now_s - frame.started_s - frame.settings.duration_s)

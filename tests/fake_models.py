@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from controller.core.frame import Denoised, Frame, Segmentation
-from controller.core.protocols import ModelChange, Resources
+from controller.core.protocols import Clock, ModelChange, Resources
 from controller.core.settings import Settings
 
 
@@ -104,3 +104,26 @@ class UnmakeableSegmenter:
 
     def step(self, frame: Frame, denoised: Denoised | None) -> Segmentation:
         raise NotImplementedError
+
+
+class SlowDenoiser:
+    """Takes 50 ms of the session's clock for each answer."""
+
+    class Options(Settings):
+        """None."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    @classmethod
+    def from_options(cls, options: Options, resources: Resources) -> Self:
+        return cls(resources.clock)
+
+    def reset(self, reason: str) -> None: ...
+
+    def observe(self, frame: Frame) -> None: ...
+
+    def step(self, frame: Frame) -> Denoised:
+        self._clock.sleep(0.05)
+        photons = frame.photons.astype(np.float32)
+        return Denoised(photons, np.sqrt(photons), frame.index)

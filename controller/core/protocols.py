@@ -220,5 +220,8 @@ class Script(Protocol):
     def learned(self, cycle: int) -> Sequence[ModelChange] | None:
         """Return what the models had learned before that cycle; ``None`` if they may learn by themselves."""
 
+    def levels(self, cycle: int) -> tuple[int, int] | None:
+        """Return the level that the frame of that cycle was worked on at, and the one after it, if known."""
+
     def close(self) -> None:
         """Book the light that was recorded and that no cycle has used."""

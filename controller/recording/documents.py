@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter
 
 from controller.core.decision import Decision
+from controller.core.frame import LEVELS
 from controller.core.protocols import ModelRole
 from controller.core.settings import ScanSettings, Settings
 
@@ -162,7 +163,10 @@ class SegmentationEntry(Settings):
 class CycleDocument(Settings):
     """One pass of the loop. ``now_s`` is the session's clock when the policy decided.
 
-    ``frame_index`` is the frame that was worked on: of a movie, the last one.
+    ``frame_index`` is the frame that was worked on: of a movie, the last one. ``decided_on_age_s`` is the
+    age of the frame that the decision rests on. ``segmentation_frame`` is an earlier frame whose
+    segmentation the policy was shown instead of one of this frame. ``level`` is the one that the session
+    goes on at; the one at which this frame was denoised is in ``denoised``.
     """
 
     type: Literal["cycle"] = "cycle"
@@ -177,6 +181,9 @@ class CycleDocument(Settings):
     faults: tuple[str, ...] = ()
     denoised: DenoisedEntry | None = None
     segmentation: SegmentationEntry | None = None
+    segmentation_frame: int | None = None
+    level: Annotated[int, Field(ge=0, lt=len(LEVELS))] = 0
+    decided_on_age_s: float | None = None
     dose: DoseEntry
     timings_s: dict[str, float]
 

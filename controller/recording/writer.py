@@ -357,9 +357,10 @@ class SessionWriter:
 
     def _write_cycle(self, cycle: Cycle, now_s: float) -> None:
         frame, denoised, segmentation = cycle.frame, None, None
+        kept_from = cycle.segmentation_of
         if frame is not None and cycle.denoised is not None:
             denoised = self._images.write_denoised(frame, cycle.denoised)
-        if frame is not None and cycle.segmentation is not None:
+        if frame is not None and cycle.segmentation is not None and kept_from is None:
             segmentation = self._images.write_segmentation(frame, cycle.segmentation)
         # Before the journal line: a question may be put twice after a crash, never lost.
         faults = [*cycle.faults, *self._put_question(cycle)]
@@ -375,6 +376,9 @@ class SessionWriter:
             faults=tuple(printable(fault) for fault in faults),
             denoised=denoised,
             segmentation=segmentation,
+            segmentation_frame=None if kept_from is None else kept_from.index,
+            level=cycle.level,
+            decided_on_age_s=cycle.decided_on_age_s,
             dose=DoseEntry(**asdict(cycle.dose)),
             timings_s=cycle.timings_s,
         )
