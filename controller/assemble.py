@@ -122,7 +122,7 @@ def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
         writer.resume(now_s=parts.clock.now_s(), versions=versions())
     except BaseException:
         if parts is not None:
-            parts.microscope.close()
+            parts.close()
         writer.abandon()
         raise
     return session
@@ -160,7 +160,7 @@ def _open(make: Callable[[], Parts], folder: Path, start: dict[str, Any], hooks:
     with ExitStack() as undo:
         journal = _claimed(folder, undo)
         parts = make()
-        undo.callback(parts.microscope.close)
+        undo.callback(parts.close)
         start["microscope"] = _plain(asdict(parts.microscope.capabilities()))
         writer = SessionWriter.create(journal, start, **_writer_hooks(folder, hooks))
         undo.pop_all()

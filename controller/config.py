@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from controller.core.errors import ConfigurationError
 from controller.core.limits import SafetyLimits, SafeValues
 from controller.core.settings import MAX_WAIT_S, Positive, Settings
+from controller.ladder import RealTime
 from controller.plugins import Role, find, find_dataset_maker
 
 HARDWARE_SCHEMA: Literal["stedfast-hardware/1"] = "stedfast-hardware/1"
@@ -99,6 +100,7 @@ class SessionConfig(Settings):
     policy: StageConfig = StageConfig(name="regions")
     denoiser: StageConfig = StageConfig(name="adaptive_kalman", fallback="raw")
     segmenter: StageConfig = StageConfig(name="spots_wavelet")
+    real_time: RealTime = RealTime()
 
 
 class DatasetConfig(Settings):
