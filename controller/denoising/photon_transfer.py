@@ -339,13 +339,13 @@ def _no_line(line: VarianceLine) -> str:
 
 def _reach(along: Floats) -> int:
     """Return how many lags it takes until noise is no longer shared."""
-    shared = along > _SHARED
+    shared = np.abs(along) > _SHARED
     return len(shared) if shared.all() else int(np.argmin(shared))
 
 
 def _reach_alone(neighbours: float) -> int:
     """Return the same from the correlation of neighbours, as if a short filter had shared the noise."""
-    return sum(neighbours > limit for limit in (_SHARED, 0.35, 0.48))
+    return sum(abs(neighbours) > limit for limit in (_SHARED, 0.35, 0.48))
 
 
 def _newest(frames: NDArray[Any]) -> Floats:
