@@ -98,7 +98,7 @@ class HeldOutError:
         count = len(_EDGES) + 1
 
         def total(values: NDArray[np.float32]) -> NDArray[np.float64]:
-            return np.bincount(bins, (weight * values).ravel(), count)
+            return np.bincount(bins, (weight * values).ravel(), count).astype(np.float64)
 
         pixels = np.maximum(total(np.ones_like(error)), 1.0)
         # A square of Gaussian noise scatters by the square root of 2 of its mean.
