@@ -35,9 +35,10 @@ from controller.recording.writer import SessionWriter
 from controller.stages import Stage
 
 _REFUSALS_IN_A_ROW_MAX = 50
-# A policy that stops after so many requests without a frame has given up, whatever it says.
+# A policy that stops after so many requests without a frame to decide from has given up, whatever it says.
 _GIVEN_UP_AFTER = 3
 _PATIENCE_S = 0.1
+_NOTHING_YET = Cycle(index=-1, decision=Stop(reason="nothing yet"), decided_by="nobody")
 
 
 class _StoppedWhileWaitingError(Exception):
@@ -55,6 +56,7 @@ class Parts:
     clock: Clock
     budget: Budget
     real_time: RealTime = field(default_factory=RealTime)
+    frame_age_max_s: float = float("inf")
     failures_in_a_row_max: int = 3
 
     def close(self) -> None:
@@ -94,7 +96,7 @@ class Session:
         self.writer = writer
         self._watch = watch
         self._stop_reason: str | None = None
-        self._newest = Cycle(index=-1, decision=Stop(reason="nothing yet"), decided_by="nobody")
+        self._newest = _NOTHING_YET
         self._refused: str | None = None
         self._failure: str | None = None
         self.script: Script | None = None
@@ -104,6 +106,7 @@ class Session:
         self._is_ending = False
         self._cycles = self._questions = self._faults = 0
         self._refusals_in_a_row = self._failures_in_a_row = self._unanswered = 0
+        self._too_old_in_a_row = 0
         parts.microscope.before_light = self._book
         parts.microscope.settled = writer.settle
 
@@ -141,6 +144,9 @@ class Session:
         faults = self._learn(timings)
         observation = self.observe(self.script.begin(self._cycles) if self.script else None)
         self._decided_s = observation.now_s
+        if (too_old := self._too_old(observation.now_s)) is not None:
+            faults.append(too_old)
+        self._too_old_in_a_row = 0 if too_old is None else self._too_old_in_a_row + 1
         with timed(timings, "decide"):
             decision, decided_by = self._decide(observation, faults)
         cycle = Cycle(
@@ -172,15 +178,18 @@ class Session:
     def observe(self, now_s: float | None = None) -> Observation:
         """Return what the policy is about to see, now or at a recorded time."""
         now_s, total = self.parts.clock.now_s() if now_s is None else now_s, self.parts.budget
-        newest = self._newest
+        newest, failure = self._newest, self._failure
+        if (too_old := self._too_old(now_s)) is not None:
+            if newest.index == self._cycles - 1:
+                failure = too_old  # what policies know how to answer: they ask for the scan again
+            newest = _NOTHING_YET
+        segmented = None if newest.segmentation is None else newest.segmentation_of or newest.frame
         return Observation(
             frame=newest.frame,
             denoised=newest.denoised,
             segmentation=newest.segmentation,
             frame_age_s=_age_s(newest.frame, now_s),
-            segmentation_age_s=_age_s(newest.segmentation_of or newest.frame, now_s)
-            if newest.segmentation is not None
-            else None,
+            segmentation_age_s=_age_s(segmented, now_s),
             dose=self.parts.microscope.dose,
             budget=Budget(
                 energy_j=self.parts.microscope.ledger.energy_left_j,
@@ -190,7 +199,17 @@ class Session:
             ),
             now_s=now_s,
             refused=self._refused,
-            failure=self._failure,
+            failure=failure,
+        )
+
+    def _too_old(self, now_s: float) -> str | None:
+        """Return why the newest frame may not be decided from, if it is too old."""
+        age_s, age_max_s = _age_s(self._newest.frame, now_s), self.parts.frame_age_max_s
+        if age_s is None or age_s <= age_max_s:
+            return None
+        return (
+            f"the frame is {age_s:.3g} s old, too old to decide from; allowed are {age_max_s:g} s "
+            f"(policy.frame_age_max_s)"
         )
 
     def remember(self, cycle: Cycle) -> None:
@@ -324,7 +343,7 @@ class Session:
         if self._stop_reason is not None:
             return "interrupted", self._stop_reason
         if isinstance(self._newest.decision, Stop) and self._newest.index >= 0:
-            gave_up = self._unanswered >= _GIVEN_UP_AFTER or (
+            gave_up = max(self._unanswered, self._too_old_in_a_row) >= _GIVEN_UP_AFTER or (
                 self._unanswered and not self.parts.microscope.frames
             )
             return "failed" if gave_up else "completed", self._newest.decision.reason
