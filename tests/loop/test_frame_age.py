@@ -13,6 +13,7 @@ from controller.config import Experiment, load
 from controller.core.clock import SimulatedClock
 from controller.core.decision import Cycle
 from controller.core.frame import Denoised, Frame
+from controller.progress import Progress
 from controller.recording.reader import SessionReader
 from controller.session import Outcome
 from controller.testing import FakeMicroscope
@@ -38,7 +39,8 @@ def run(tmp_path: Path, plan: Plan, slow: tuple[int, ...], age_max_s: float = 1.
     clock = SimulatedClock()
     microscope = FakeMicroscope(clock=clock)
     running = session(tmp_path, plan, microscope=microscope, denoiser=Slow(clock, slow))
-    running.parts = replace(running.parts, clock=clock, frame_age_max_s=age_max_s)
+    running.parts = replace(running.parts, clock=clock)
+    running.progress = Progress(running.parts.budget, age_max_s)
     return running.run(), SessionReader(tmp_path)
 
 
