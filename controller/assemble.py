@@ -16,7 +16,7 @@ from controller.builder import Builder
 from controller.config import (
     Experiment,
     HardwareConfig,
-    StageConfig,
+    PolicyConfig,
     load,
 )
 from controller.core.clock import SimulatedClock, SystemClock
@@ -72,7 +72,7 @@ def new_serving(
     make_server.check_port(port)  # a microscope that another server has must not be touched in vain
     builder = Builder.fresh(experiment)
     budget = builder.config.budget.replace(cycles=None, questions=None)
-    changes: dict[str, Any] = {"policy": StageConfig(name=SERVED_POLICY), "budget": budget}
+    changes: dict[str, Any] = {"policy": PolicyConfig(name=SERVED_POLICY), "budget": budget}
     if experiment.is_hardware_alone:
         changes["name"] = f"clients of {builder.hardware.name}"
     builder.config = builder.config.model_copy(update=changes)

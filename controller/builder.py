@@ -138,6 +138,7 @@ class Builder:
                     },
                 ),
                 real_time=self.config.real_time,
+                frame_age_max_s=self.config.policy.frame_age_max_s or float("inf"),
                 failures_in_a_row_max=self.config.failures_in_a_row_max,
             )
             undo.pop_all()

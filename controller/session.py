@@ -13,7 +13,7 @@ from typing import Any
 
 from controller.answers import checked_decision
 from controller.core.clock import SystemClock, timed
-from controller.core.decision import Acquire, AskLabel, Budget, Cycle, Decision, Observation, Stop
+from controller.core.decision import Acquire, AskLabel, Budget, Cycle, Decision, Observation
 from controller.core.dose import Reservation
 from controller.core.errors import (
     DeviceError,
@@ -30,13 +30,11 @@ from controller.core.protocols import Clock, Denoiser, Policy, Script, Segmenter
 from controller.ladder import RealTime
 from controller.model_changes import ModelChanges
 from controller.perception import Perception
+from controller.progress import Progress
 from controller.recording.documents import Status
 from controller.recording.writer import SessionWriter
 from controller.stages import Stage
 
-_REFUSALS_IN_A_ROW_MAX = 50
-# A policy that stops after so many requests without a frame has given up, whatever it says.
-_GIVEN_UP_AFTER = 3
 _PATIENCE_S = 0.1
 
 
@@ -55,6 +53,7 @@ class Parts:
     clock: Clock
     budget: Budget
     real_time: RealTime = field(default_factory=RealTime)
+    frame_age_max_s: float = float("inf")
     failures_in_a_row_max: int = 3
 
     def close(self) -> None:
@@ -94,16 +93,12 @@ class Session:
         self.writer = writer
         self._watch = watch
         self._stop_reason: str | None = None
-        self._newest = Cycle(index=-1, decision=Stop(reason="nothing yet"), decided_by="nobody")
-        self._refused: str | None = None
-        self._failure: str | None = None
+        self.progress = Progress(parts.budget, parts.frame_age_max_s)
         self.script: Script | None = None
         self.perception = Perception(parts.denoiser, parts.segmenter, parts.clock, parts.real_time)
         self.changes = ModelChanges({"denoiser": parts.denoiser, "segmenter": parts.segmenter})
         self._decided_s = 0.0
         self._is_ending = False
-        self._cycles = self._questions = self._faults = 0
-        self._refusals_in_a_row = self._failures_in_a_row = self._unanswered = 0
         parts.microscope.before_light = self._book
         parts.microscope.settled = writer.settle
 
@@ -139,12 +134,13 @@ class Session:
         """Run one pass of the loop and hand it to the writer."""
         timings: dict[str, float] = {}
         faults = self._learn(timings)
-        observation = self.observe(self.script.begin(self._cycles) if self.script else None)
+        observation = self.observe(self.script.begin(self.progress.cycles) if self.script else None)
         self._decided_s = observation.now_s
+        faults += self.progress.show(observation)
         with timed(timings, "decide"):
             decision, decided_by = self._decide(observation, faults)
         cycle = Cycle(
-            self._cycles,
+            self.progress.cycles,
             decision,
             decided_by,
             level=self.perception.ladder.level,
@@ -171,44 +167,17 @@ class Session:
 
     def observe(self, now_s: float | None = None) -> Observation:
         """Return what the policy is about to see, now or at a recorded time."""
-        now_s, total = self.parts.clock.now_s() if now_s is None else now_s, self.parts.budget
-        newest = self._newest
-        return Observation(
-            frame=newest.frame,
-            denoised=newest.denoised,
-            segmentation=newest.segmentation,
-            frame_age_s=_age_s(newest.frame, now_s),
-            segmentation_age_s=_age_s(newest.segmentation_of or newest.frame, now_s)
-            if newest.segmentation is not None
-            else None,
-            dose=self.parts.microscope.dose,
-            budget=Budget(
-                energy_j=self.parts.microscope.ledger.energy_left_j,
-                cycles=total.cycles - self._cycles,
-                duration_s=total.duration_s - now_s,
-                questions=total.questions - self._questions,
-            ),
-            now_s=now_s,
-            refused=self._refused,
-            failure=self._failure,
+        microscope = self.parts.microscope
+        return self.progress.observation(
+            self.parts.clock.now_s() if now_s is None else now_s,
+            microscope.dose,
+            microscope.ledger.energy_left_j,
         )
 
     def remember(self, cycle: Cycle) -> None:
         """Take a finished cycle into account, a new one or one of an earlier part of the session."""
-        self._cycles = cycle.index + 1
+        self.progress.remember(cycle)
         self.perception.remember(cycle)
-        self._faults += len(cycle.faults)
-        self._refused, self._failure = cycle.refused, cycle.failure
-        self._refusals_in_a_row = self._refusals_in_a_row + 1 if cycle.refused else 0
-        if isinstance(cycle.decision, Acquire):
-            self._unanswered = 0 if cycle.frame is not None else self._unanswered + 1
-        self._failures_in_a_row += cycle.failure is not None
-        if cycle.frame is not None:
-            self._failures_in_a_row = 0
-        if cycle.frame is not None or isinstance(cycle.decision, Stop):
-            self._newest = cycle
-        elif isinstance(cycle.decision, AskLabel) and cycle.refused is None:
-            self._questions += 1
 
     def wait(self, decision: Acquire) -> None:
         """Let time pass in the dark until a scan is due, or somebody asks for the end."""
@@ -221,14 +190,14 @@ class Session:
 
     def _book(self, reservation: Reservation) -> None:
         """Put a reservation on disk before its light; the guard calls this."""
-        self.writer.reserve(reservation, self._cycles, self._decided_s)
+        self.writer.reserve(reservation, self.progress.cycles, self._decided_s)
 
     def _learn(self, timings: dict[str, float]) -> list[str]:
         """Let models take new weights into use, write these down, and return what went wrong."""
-        if not (self._cycles and self.changes.are_possible):
+        if not (self.progress.cycles and self.changes.are_possible):
             return []
         with timed(timings, "learn"):
-            recorded = self.script.learned(self._cycles) if self.script else None
+            recorded = self.script.learned(self.progress.cycles) if self.script else None
             if recorded is None:
                 changes, faults = self.changes.improve()
             else:
@@ -236,7 +205,7 @@ class Session:
                 for change in changes:
                     self.changes.adopt(change)
             for change in changes:
-                self.writer.append_model(change, self._cycles)
+                self.writer.append_model(change, self.progress.cycles)
         return faults
 
     def _decide(self, observation: Observation, faults: list[str]) -> tuple[Decision, str]:
@@ -271,7 +240,7 @@ class Session:
         except LightFaultError:
             raise
         except DeviceError as error:
-            if self._failures_in_a_row >= self.parts.failures_in_a_row_max:
+            if self.progress.failures_in_a_row >= self.parts.failures_in_a_row_max:
                 raise
             return None, None, str(error)
         return frame, None, None
@@ -282,7 +251,7 @@ class Session:
 
         def take(frame: Frame) -> None:
             plane = None if decision.frames == 1 else frame.index - first
-            self.writer.append_frame(frame, self._cycles, plane=plane)
+            self.writer.append_frame(frame, self.progress.cycles, plane=plane)
             if taken:
                 faults.extend(self.observe_frame(taken.pop()))
             taken.append(frame)
@@ -320,24 +289,9 @@ class Session:
         )
 
     def _end(self) -> tuple[Status, str] | None:
-        budget = self.parts.budget
         if self._stop_reason is not None:
             return "interrupted", self._stop_reason
-        if isinstance(self._newest.decision, Stop) and self._newest.index >= 0:
-            gave_up = self._unanswered >= _GIVEN_UP_AFTER or (
-                self._unanswered and not self.parts.microscope.frames
-            )
-            return "failed" if gave_up else "completed", self._newest.decision.reason
-        if self._cycles >= budget.cycles:
-            return "completed", f"all {budget.cycles:g} cycles are done (budget.cycles)"
-        if self.parts.clock.now_s() >= budget.duration_s:
-            return "completed", f"{budget.duration_s:g} s have passed (budget.duration_s)"
-        if self._refusals_in_a_row >= _REFUSALS_IN_A_ROW_MAX:
-            return (
-                "failed",
-                f"{_REFUSALS_IN_A_ROW_MAX} requests in a row were refused, the last: {self._refused}",
-            )
-        return None
+        return self.progress.end(self.parts.clock.now_s(), self.parts.microscope.frames)
 
     def _finish(self, status: Status, reason: str) -> Outcome:
         """Make it dark, then write down how it ended. Nothing on the way may skip the rest."""
@@ -358,16 +312,11 @@ class Session:
         true_status = self.writer.finish(
             status,
             reason,
-            cycles=self._cycles,
-            faults=self._faults,
+            cycles=self.progress.cycles,
+            faults=self.progress.faults,
             dose=microscope.dose,
             now_s=self.parts.clock.now_s(),
         )
         if true_status != status:
             reason = f"{reason}; recording failed: {self.writer.failure}"
-        return Outcome(true_status, reason, self._cycles, self.writer.frames, self._faults)
-
-
-def _age_s(frame: Frame | None, now_s: float) -> float | None:
-    """Return the time since the end of the scan of a frame."""
-    return None if frame is None else max(0.0, now_s - frame.started_s - frame.settings.duration_s)
+        return Outcome(true_status, reason, self.progress.cycles, self.writer.frames, self.progress.faults)

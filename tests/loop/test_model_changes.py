@@ -151,8 +151,9 @@ def test_a_model_that_cannot_learn_keeps_its_weights_and_is_not_asked_again(tmp_
 def test_a_model_whose_weights_cannot_be_recorded_is_replaced_by_its_fallback(tmp_path: Path) -> None:
     reader = run(tmp_path, 'fail_at = 2, problem = "nonsense"')
     assert len(reader.changes) == 1
-    (fault,) = [fault for cycle in reader.cycles for fault in cycle.faults]
+    fault, told = [fault for cycle in reader.cycles for fault in cycle.faults]
     assert "do not match their checksum" in fault
+    assert told == "the session goes on at level 3: denoised by the fallback"
     by_fallback = [cycle.denoised.level > 0 for cycle in reader.cycles if cycle.denoised]
     assert by_fallback == [False] * 6 + [True] * 2
 
