@@ -1,1 +1,1 @@
-"""Learning from few labels and from a running session; the process that does it."""
+"""Learning from few and weak labels."""
