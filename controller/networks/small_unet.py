@@ -25,7 +25,8 @@ from controller.core.settings import Settings
 #: Height and width of what goes through must be multiples of this.
 MULTIPLE_OF = 4
 
-_LEAK = 0.1
+#: What is left of negative features.
+LEAK = 0.1
 
 
 class SmallUNetOptions(Settings):
@@ -77,13 +78,13 @@ class SmallUNet(nn.Module):
         if conditions is not None:
             scale, shift = self.modulate(conditions)[:, :, None, None].chunk(2, dim=1)
             features = features * (1 + scale) + shift
-        features = functional.leaky_relu(features, _LEAK)
-        features = functional.leaky_relu(self.refine(features), _LEAK)
+        features = functional.leaky_relu(features, LEAK)
+        features = functional.leaky_relu(self.refine(features), LEAK)
         below = functional.avg_pool2d(features, 2)
-        below = functional.leaky_relu(self.descend(below), _LEAK)
-        below = functional.leaky_relu(self.ascend(below), _LEAK)
+        below = functional.leaky_relu(self.descend(below), LEAK)
+        below = functional.leaky_relu(self.ascend(below), LEAK)
         features = features + functional.interpolate(below, scale_factor=2.0, mode="nearest")
-        joined: Tensor = functional.leaky_relu(self.join(features), _LEAK)
+        joined: Tensor = functional.leaky_relu(self.join(features), LEAK)
         return joined
 
 
