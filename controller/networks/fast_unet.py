@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from controller.networks.small_unet import LEAK, SmallUNet
+from controller.networks.small_unet import LEAK, SmallUNet, check_conditions
 
 #: Processors compute this many output channels at a time.
 _LANES = 16
@@ -66,6 +66,7 @@ class FastSmallUNet(nn.Module):
         return self._features(images, conditions).float()
 
     def _features(self, images: Tensor, conditions: Tensor | None) -> Tensor:
+        check_conditions(self.options, conditions)
         weight, bias = self.enter_weight, self.enter_bias
         if conditions is not None:
             modulation = functional.linear(conditions, self.modulate_weight, self.modulate_bias)

@@ -34,7 +34,8 @@ def has_fast_bfloat16() -> bool:
 class TorchEngine:
     """Runs a copy of a network on ``threads`` processor cores."""
 
-    def __init__(self, network: nn.Module, *, use_bfloat16: bool, threads: int) -> None:
+    def __init__(self, network: nn.Module, *, precision: str, threads: int) -> None:
+        use_bfloat16 = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
         self.name = f"torch, cpu, {'bfloat16' if use_bfloat16 else 'float32'}, threads={threads}"
         self._threads = threads
         dtype = torch.bfloat16 if use_bfloat16 else torch.float32
