@@ -30,7 +30,7 @@ from controller.segmentation.foreign_images import Prepared, ScalingOptions, nor
 #: A live network is smaller; the file is read into memory, and so are its numbers.
 LARGEST_BYTES = 512_000_000
 
-_TYPES: dict[str, type[np.floating[Any]]] = {
+FLOAT_TYPES: dict[str, type[np.floating[Any]]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(double)": np.float64,
@@ -127,8 +127,10 @@ class OnnxSegmenter:
             names = ", ".join(node.name for node in inputs) or "none"
             raise ConfigurationError(f"{where}: a network with one input is needed, its inputs are: {names}")
         only, axes = inputs[0], self.options.axes
-        if only.type not in _TYPES:
-            raise ConfigurationError(f"{where}: its input is {only.type}; allowed are {', '.join(_TYPES)}")
+        if only.type not in FLOAT_TYPES:
+            raise ConfigurationError(
+                f"{where}: its input is {only.type}; allowed are {', '.join(FLOAT_TYPES)}"
+            )
         if len(only.shape) != len(axes):
             raise ConfigurationError(f"{where}: its input has shape {only.shape}, not axes = {axes!r}")
         size = {axis: n if isinstance(n, int) else None for axis, n in zip(axes, only.shape, strict=True)}
@@ -139,7 +141,7 @@ class OnnxSegmenter:
                 f"{where}: it takes {size['c']} channels, the option channels names "
                 f"{len(self.options.channels)}"
             )
-        return only.name, _TYPES[only.type], (size["y"], size["x"])
+        return only.name, FLOAT_TYPES[only.type], (size["y"], size["x"])
 
     def _what_comes_out(self) -> str:
         names = [node.name for node in self._session.get_outputs()]
