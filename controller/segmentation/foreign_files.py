@@ -26,11 +26,11 @@ def library(name: str, extra: str) -> Any:
     Raises
     ------
     ConfigurationError
-        If it is not installed; says which extra brings it.
+        If it is not installed, or broken; says which extra brings it.
     """
     try:
         return importlib.import_module(name)
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:  # builds that do not fit together raise these, too
         raise ConfigurationError(
             f"{name.partition('.')[0]} cannot be imported ({error}); it comes with: "
             f"pip install 'stedfast[{extra}]'"
