@@ -25,7 +25,8 @@ from controller.core.settings import Settings
 #: Height and width of what goes through must be multiples of this.
 MULTIPLE_OF = 4
 
-_LEAK = 0.1
+#: What is left of negative features.
+LEAK = 0.1
 
 
 class SmallUNetOptions(Settings):
@@ -73,18 +74,26 @@ class SmallUNet(nn.Module):
 
     def features(self, images: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Return what the last layer sees, shape ``(n, width, y / 2, x / 2)``."""
+        check_conditions(self.options, conditions)
         features = self.enter(functional.pixel_unshuffle(images, 2))
         if conditions is not None:
             scale, shift = self.modulate(conditions)[:, :, None, None].chunk(2, dim=1)
             features = features * (1 + scale) + shift
-        features = functional.leaky_relu(features, _LEAK)
-        features = functional.leaky_relu(self.refine(features), _LEAK)
+        features = functional.leaky_relu(features, LEAK)
+        features = functional.leaky_relu(self.refine(features), LEAK)
         below = functional.avg_pool2d(features, 2)
-        below = functional.leaky_relu(self.descend(below), _LEAK)
-        below = functional.leaky_relu(self.ascend(below), _LEAK)
+        below = functional.leaky_relu(self.descend(below), LEAK)
+        below = functional.leaky_relu(self.ascend(below), LEAK)
         features = features + functional.interpolate(below, scale_factor=2.0, mode="nearest")
-        joined: Tensor = functional.leaky_relu(self.join(features), _LEAK)
+        joined: Tensor = functional.leaky_relu(self.join(features), LEAK)
         return joined
+
+
+def check_conditions(options: SmallUNetOptions, conditions: Tensor | None) -> None:
+    """Raise a ValueError if a network is not told what it was built to be told."""
+    given = 0 if conditions is None else conditions.shape[-1]
+    if given != options.conditions:
+        raise ValueError(f"the network takes {options.conditions} conditions for each image, got {given}")
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -105,8 +114,10 @@ def macs_per_pixel(network: nn.Module, channels: int, conditions: int = 0) -> fl
     arguments = [torch.zeros(1, channels, side, side)]
     if conditions:
         arguments.append(torch.zeros(1, conditions))
-    with torch.inference_mode():
-        network(*arguments)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.inference_mode():
+            network(*arguments)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return count / side**2

@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -38,6 +40,8 @@ class WeightsError(StedfastError):
 
 class Card(Settings):
     """What is known of weights. Everything needed to build the network, and to judge it."""
+
+    model_config = ConfigDict(populate_by_name=True)  # so that ``replace`` can
 
     schema_: Literal["stedfast-weights/1"] = Field(default=WEIGHTS_SCHEMA, alias="schema")
     architecture: Text
@@ -132,30 +136,77 @@ def read_weights(path: Path) -> Weights:
     WeightsError
         If one is missing, too large or damaged. Nothing in a file is executed.
     """
-    tensors, card = path.with_suffix(".safetensors"), path.with_suffix(".json")
-    if path.suffix not in {".safetensors", ".json"}:
-        raise WeightsError(f"{path}: weights are a .safetensors file with a .json card beside it")
-    return check(_read(tensors, LARGEST_BYTES), _read(card, _LARGEST_CARD_BYTES), str(tensors))
+    tensors, card = _pair(path)
+    known = _read(card, _LARGEST_CARD_BYTES)
+    try:
+        return check(_read(tensors, LARGEST_BYTES), known, str(tensors))
+    except WeightsError:
+        # Somebody is writing, or stopped between the card and the last step; perhaps just done by now.
+        for candidate in (_next(tensors), tensors):
+            with suppress(WeightsError):
+                return check(_read(candidate, LARGEST_BYTES), known, str(candidate))
+        raise
 
 
 def write_weights(weights: Weights, path: Path) -> None:
-    """Write ``path`` (``.safetensors``) and its card, each whole or not at all; the card comes last."""
-    card = weights.card.model_dump(mode="json", by_alias=True)
-    _write(path.with_suffix(".safetensors"), weights.data)
-    _write(path.with_suffix(".json"), (json.dumps(card, indent=2, sort_keys=True) + "\n").encode())
+    """Write ``path`` (``.safetensors``) and its card; whenever it stops, the old pair or the new is there.
+
+    The new numbers are laid beside the old ones, the card then says which are meant, and last they take
+    their place.
+
+    Raises
+    ------
+    WeightsError
+        If the disk refuses; what was there is still there.
+    """
+    tensors, card = _pair(path)
+    text = json.dumps(weights.card.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True)
+    _finish(tensors, card)
+    _write(_next(tensors), weights.data)
+    _write(card, f"{text}\n".encode())
+    _finish(tensors, card)
+
+
+def _pair(path: Path) -> tuple[Path, Path]:
+    if path.suffix not in {".safetensors", ".json"}:
+        raise WeightsError(f"{path}: weights are a .safetensors file with a .json card beside it")
+    return path.with_suffix(".safetensors"), path.with_suffix(".json")
+
+
+def _next(tensors: Path) -> Path:
+    """Return where numbers wait that are about to replace ``tensors``."""
+    return tensors.with_name(f".{tensors.name}.next")
+
+
+def _finish(tensors: Path, card: Path) -> None:
+    """Put waiting numbers in their place, if they are those that the card means."""
+    waiting = _next(tensors)
+    try:
+        check(_read(waiting, LARGEST_BYTES), _read(card, _LARGEST_CARD_BYTES), str(waiting))
+    except WeightsError:
+        return
+    try:
+        _move(waiting, tensors)
+    except OSError as error:
+        raise WeightsError(f"{tensors}: cannot be written: {error.strerror or error}") from error
 
 
 def _read(path: Path, largest: int) -> bytes:
+    """Return a file's bytes; a device or a pipe, which may never end, is no file."""
     try:
-        size = path.stat().st_size
-        if size > largest:
-            raise WeightsError(f"{path}: {size} bytes; no more than {largest} are read")
-        return path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
+        if not S_ISREG(path.stat().st_mode):
+            raise WeightsError(f"{path}: cannot be read: not a regular file")
+        with path.open("rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > largest:
+                raise WeightsError(f"{path}: {size} bytes; no more than {largest} are read")
+            return file.read(largest)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise WeightsError(f"{path}: cannot be read: {reason}") from error
 
 
 def _write(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +214,18 @@ def _write(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        _move(aside, path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         raise WeightsError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a file, and wait until the disk knows, so that later steps do not overtake this one."""
+    source.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
