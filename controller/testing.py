@@ -424,12 +424,26 @@ class SegmenterContract:
                     assert np.isfinite(image).all()
                     assert ((image >= 0) & (image <= 1)).all()
 
-    def test_the_same_frame_gives_the_same_answer(self) -> None:
-        """No hidden state, no hidden randomness."""
-        frame = frames(1, (32, 40))[0]
-        one, other = self.make().step(frame, None), self.make().step(frame, None)
-        assert np.array_equal(one.labels, other.labels)
-        assert np.array_equal(one.probability, other.probability)
+    def test_the_same_frames_give_the_same_answers(self) -> None:
+        """Whatever it remembers is what it was shown; no hidden randomness."""
+        one, other = self.make(), self.make()
+        for frame in frames(12, (32, 40)):
+            ours, theirs = one.step(frame, None), other.step(frame, None)
+            assert np.array_equal(ours.labels, theirs.labels)
+            assert np.array_equal(ours.probability, theirs.probability)
+
+    def test_of_another_region_it_answers_like_a_new_one(self) -> None:
+        """Nothing that it remembers of one place shows at another."""
+        used, new = self.make(), self.make()
+        for frame in frames(12, (32, 40)):
+            used.step(frame, None)
+        region = Region(center_yx_m=(5e-6, 0.0), size_yx_m=frame.settings.region.size_yx_m)
+        settings = frame.settings.replace(region=region)
+        for later in frames(12, (32, 40), seed=1):
+            elsewhere = replace(later, settings=settings)
+            ours, theirs = used.step(elsewhere, None), new.step(elsewhere, None)
+            assert np.array_equal(ours.labels, theirs.labels)
+            assert np.array_equal(ours.probability, theirs.probability)
 
 
 class PolicyContract:

@@ -123,7 +123,7 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Finds objects in a frame."""
+    """Finds objects in a frame, by what it shows or by what the frames of its region have shown so far."""
 
     def step(self, frame: Frame, denoised: Denoised | None) -> Segmentation: ...
 

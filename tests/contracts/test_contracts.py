@@ -105,5 +105,5 @@ def test_every_plugin_is_made_from_validated_options(role: Role, name: str, tmp_
 def test_the_first_plugins_are_there() -> None:
     assert set(available("microscopes")) >= {"mmcore", "replay", "simulator", "two_photon"}
     assert available("denoisers") == ["adaptive_kalman", "raw"]
-    assert set(available("segmenters")) >= {"objects", "spots_log", "spots_wavelet"}
+    assert set(available("segmenters")) >= {"correlation", "objects", "spots_log", "spots_wavelet"}
     assert available("policies") == ["events", "fixed", "regions", "thompson"]

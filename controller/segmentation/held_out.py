@@ -1,0 +1,162 @@
+"""What a segmentation is worth on labels that it was not trained on, and how to use it best there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, optimize, special
+
+from controller.segmentation.heads import head_maps, instances
+from controller.segmentation.network_options import Kind, NetworkOptions
+from controller.segmentation.network_targets import UNLABELLED
+
+#: A found spot is the true one if it is nearer than this part of its width; an object, if so much of the
+#: union is shared.
+_SPOT_TOLERANCE, _LEAST_OVERLAP = 0.65, 0.5
+
+_THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """How many objects were found, invented and missed."""
+
+    found: int = 0
+    invented: int = 0
+    missed: int = 0
+
+    def __add__(self, other: Matches) -> Matches:
+        return Matches(self.found + other.found, self.invented + other.invented, self.missed + other.missed)
+
+    @property
+    def f1(self) -> float:
+        """Return 2 found / (2 found + invented + missed); 1 if there was nothing, and nothing was found."""
+        total = 2 * self.found + self.invented + self.missed
+        return 2 * self.found / total if total else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a segmenter is worth: F1 of its objects, and Dice of its foreground, on labelled pixels."""
+
+    f1: float
+    dice: float
+
+
+def matches(labels: NDArray[np.int32], truth: NDArray[np.int32], kind: Kind, object_px: float) -> Matches:
+    """Return how the objects of ``labels`` meet those of ``truth``.
+
+    ``truth`` is 0 where nothing is and -1 where nobody said; what lies there for the most part counts as
+    neither right nor wrong.
+    """
+    labels = _without_unlabelled(labels, truth)
+    if kind == "objects":
+        return _overlapping(labels, np.maximum(truth, 0))
+    return _near(_centers(labels), _centers(np.maximum(truth, 0)), _SPOT_TOLERANCE * object_px)
+
+
+def score(
+    answers: Iterable[tuple[NDArray[np.int32], NDArray[np.int32]]], kind: Kind, object_px: float
+) -> Score:
+    """Return the score of pairs of labels and truth, all their objects and pixels taken together."""
+    found = Matches()
+    shared = claimed = 0
+    for labels, truth in answers:
+        found += matches(labels, truth, kind, object_px)
+        said = truth != UNLABELLED
+        shared += int(np.count_nonzero((labels > 0) & (truth > 0)))
+        claimed += int(np.count_nonzero((labels > 0) & said) + np.count_nonzero(truth > 0))
+    return Score(found.f1, 2 * shared / claimed if claimed else 1.0)
+
+
+def fitted(
+    outputs: list[NDArray[np.float32]],
+    classes: list[NDArray[np.int64]],
+    labels: list[NDArray[np.int32]],
+    options: NetworkOptions,
+) -> NetworkOptions:
+    """Return the options with the temperature and the centre threshold that suit held-out images best.
+
+    Parameters
+    ----------
+    outputs
+        What the network said of each image, shape ``(outputs, y, x)``.
+    classes, labels
+        The truth, -1 = unlabelled. Without a labelled pixel the options stay as they are.
+    """
+    if not any((one != UNLABELLED).any() for one in classes):
+        return options
+    options = options.replace(temperature=_temperature(outputs, classes, options))
+    maps = [head_maps(one, options) for one in outputs]
+
+    def f1(threshold: float) -> float:
+        at = options.replace(center_threshold=threshold)
+        pairs = zip(maps, labels, strict=True)
+        counted = (matches(instances(m, at), truth, at.kind, at.object_px) for m, truth in pairs)
+        return sum(counted, Matches()).f1
+
+    return options.replace(center_threshold=max(_THRESHOLDS, key=f1))
+
+
+def _temperature(
+    outputs: list[NDArray[np.float32]], classes: list[NDArray[np.int64]], options: NetworkOptions
+) -> float:
+    """Return what the scores must be divided by for the least cross-entropy of the heads' mean.
+
+    C. Guo et al., On calibration of modern neural networks, ICML 2017.
+    """
+    scores, answers = [], []
+    for output, truth in zip(outputs, classes, strict=True):
+        known = truth != UNLABELLED
+        scores.append(output[:-2].reshape(options.heads, options.class_scores, *truth.shape)[:, :, known])
+        answers.append(truth[known])
+    every = np.concatenate(scores, axis=2).astype(np.float64)
+    # A hundred thousand pixels say it as well as all of them.
+    step = -(-every.shape[2] // 100_000)
+    every, answer = every[:, :, ::step], np.concatenate(answers)[::step]
+    padded = np.concatenate([np.zeros_like(every[:, :1]), every], axis=1)
+
+    def cross_entropy(log_temperature: float) -> float:
+        mean = special.softmax(padded / np.exp(log_temperature), axis=1).mean(axis=0)
+        return float(-np.log(np.maximum(mean[answer, np.arange(len(answer))], 1e-12)).mean())
+
+    best = optimize.minimize_scalar(cross_entropy, bounds=(-2.0, 2.0), method="bounded")
+    return float(np.exp(best.x))
+
+
+def _without_unlabelled(labels: NDArray[np.int32], truth: NDArray[np.int32]) -> NDArray[np.int32]:
+    outside = truth == UNLABELLED
+    if not outside.any() or not labels.any():
+        return labels
+    areas = np.bincount(labels.ravel())
+    beyond = np.bincount(labels[outside].ravel(), minlength=len(areas))
+    return np.where((2 * beyond > areas)[labels], 0, labels).astype(np.int32)
+
+
+def _overlapping(labels: NDArray[np.int32], truth: NDArray[np.int32]) -> Matches:
+    ours, theirs = (np.unique(image, return_inverse=True) for image in (labels, truth))
+    counts = np.zeros((len(ours[0]), len(theirs[0])))
+    np.add.at(counts, (ours[1].ravel(), theirs[1].ravel()), 1)
+    union = counts.sum(1)[:, None] + counts.sum(0)[None] - counts
+    is_object = np.ix_(ours[0] > 0, theirs[0] > 0)
+    hits = int(np.count_nonzero((counts / np.maximum(union, 1))[is_object] > _LEAST_OVERLAP))
+    return Matches(hits, int((ours[0] > 0).sum()) - hits, int((theirs[0] > 0).sum()) - hits)
+
+
+def _centers(labels: NDArray[np.int32]) -> NDArray[np.float64]:
+    numbers = np.unique(labels)
+    numbers = numbers[numbers > 0]
+    centers = ndimage.center_of_mass(labels > 0, labels, numbers)
+    return np.asarray(centers, np.float64).reshape(-1, 2)
+
+
+def _near(ours: NDArray[np.float64], theirs: NDArray[np.float64], tolerance: float) -> Matches:
+    if not len(ours) or not len(theirs):
+        return Matches(0, len(ours), len(theirs))
+    distance = np.linalg.norm(ours[:, None] - theirs[None], axis=2)
+    rows, columns = optimize.linear_sum_assignment(np.minimum(distance, 2 * tolerance))
+    hits = int(np.count_nonzero(distance[rows, columns] <= tolerance))
+    return Matches(hits, len(ours) - hits, len(theirs) - hits)
