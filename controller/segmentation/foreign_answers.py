@@ -90,10 +90,15 @@ def segmentation_of(
 
 def numbered(objects: NDArray[Any], smallest_pixels: float = 0.0) -> NDArray[np.int32]:
     """Return labels counted from 1 without gaps, without objects of fewer pixels."""
-    values, position, areas = np.unique(objects, return_inverse=True, return_counts=True)
-    keep = (areas >= smallest_pixels) & (values != 0)
+    if objects.max(initial=0) > objects.size:
+        # Names far apart, as a model may give: a table of them all would not fit into memory.
+        _, position = np.unique(objects, return_inverse=True)
+        objects = position.reshape(objects.shape) + int(objects.min() > 0)
+    areas = np.bincount(objects.ravel())
+    keep = areas >= max(1.0, smallest_pixels)
+    keep[0] = False
     numbers = (np.cumsum(keep) * keep).astype(np.int32)
-    return np.asarray(numbers[position].reshape(objects.shape), np.int32)
+    return np.asarray(numbers[objects], np.int32)
 
 
 def _foreground(maps: NDArray[Any], options: AnswerOptions) -> NDArray[np.float64]:

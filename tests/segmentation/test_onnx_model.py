@@ -184,6 +184,8 @@ def test_labels_are_taken_over_renumbered_and_resampled() -> None:
     assert np.array_equal(found.labels, np.select([labels == 7, labels > 7], [1, 2], 0))
     assert set(np.unique(found.probability)) == {0.0, 1.0}
     assert not found.uncertainty.any()
+    covered = model.step(frame(labels[4:14, 4:14] + 99_000), None)
+    assert (covered.labels == 1).all()
     with pytest.raises(ForeignModelError, match="whole numbers"):
         model.step(frame(labels / 3), None)
 
