@@ -29,14 +29,32 @@ def make_report(
 
 
 @app.command()
-def export(folder: SessionArgument, target: Annotated[Path, typer.Argument(help="Folder to make.")]) -> None:
-    """Write OME-TIFF images and CSV tables, for Fiji and spreadsheets."""
+def export(  # noqa: PLR0917  # one argument an option
+    what: Annotated[Path, typer.Argument(help="A session folder, or weights of a model (.safetensors).")],
+    target: Annotated[Path | None, typer.Argument(help="Folder to make, for a session.")] = None,
+    bioimageio: Annotated[
+        Path | None, typer.Option(help="Zip to write, for a model: a package of the BioImage Model Zoo.")
+    ] = None,
+    author: Annotated[list[str] | None, typer.Option(help="Of the model; as often as needed.")] = None,
+    licence: Annotated[str | None, typer.Option(help="SPDX identifier, if the card names none.")] = None,
+    name: Annotated[str | None, typer.Option(help="Of the model in its package.")] = None,
+) -> None:
+    """Write a session as OME-TIFF images and CSV tables, for Fiji and spreadsheets; or a model for others."""
     with errors_told(as_json=False):
+        if bioimageio is not None:
+            _export_model(str(what), bioimageio, tuple(author or ()), licence, name)
+            return
+        from controller.core.errors import ConfigurationError
+
+        if what.suffix in {".safetensors", ".json"}:
+            raise ConfigurationError(f"{what} is a model: say --bioimageio OUT.zip")
+        if target is None:
+            raise ConfigurationError(f"name the folder to make: stedfast export {what} FOLDER")
         from controller.recording.export import export_session
         from controller.recording.reader import SessionReader
 
-        paths = export_session(SessionReader(folder), target)
-        paths += _export_answers(folder, target)
+        paths = export_session(SessionReader(what), target)
+        paths += _export_answers(what, target)
         typer.echo(f"{len(paths)} files in {target}")
 
 
@@ -78,6 +96,26 @@ def label(
         console.print(
             f"{len(store.answers())} answered, {left} open; update the report: stedfast report {folder}"
         )
+
+
+def _export_model(
+    model: str, target: Path, authors: tuple[str, ...], licence: str | None, name: str | None
+) -> None:
+    from datetime import UTC, datetime
+
+    from controller.core.errors import ConfigurationError
+
+    try:
+        from controller.model_export import export_bioimageio
+
+        named = export_bioimageio(
+            model, target, authors=authors, licence=licence, name=name, now=datetime.now(UTC)
+        )
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{error}; models are exported with: pip install 'stedfast[learn]'"
+        ) from error
+    typer.echo(f"{named}: {target}")
 
 
 def _export_answers(folder: Path, target: Path) -> list[Path]:
