@@ -233,7 +233,7 @@ class CausalUNetDenoiser:
         mean = self._estimate(given, is_coarse=is_coarse)
         self._measure_error(photons, given, averages.frames, is_coarse=is_coarse)
         averages.add(photons)
-        std = np.sqrt(self._error.variance(mean, self._conditions(given)))
+        std = self._error.std(mean, self._conditions(given))
         latency_s = self._clock.now_s() - started_s if self._clock else 0.0
         units = np.float32(level * transfer.units_per_photon)
         return Denoised(
