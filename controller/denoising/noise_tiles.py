@@ -210,9 +210,8 @@ def fit_line(tiles: NoiseTiles) -> VarianceLine:
         (intercept, slope), error = _least_squares(mean - center, variance, weight, 1)
         intercept -= slope * center
         error *= scatter
-    return VarianceLine(
-        intercept, slope, error, _bend(mean, variance, weight, intercept + slope * mean), kept
-    )
+    bend = _bend(mean, variance, weight, intercept + slope * mean)
+    return VarianceLine(float(intercept), float(slope), float(error), bend, kept)
 
 
 def _first_line(mean: Floats, variance: Floats) -> tuple[float, float]:

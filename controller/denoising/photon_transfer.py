@@ -262,7 +262,7 @@ def _as_counts(seen: _Seen, levels: GreyLevels) -> PhotonTransfer | None:
 
 def _as_line(seen: _Seen, levels: GreyLevels) -> PhotonTransfer:
     """Turn the line into a photon transfer, and say how far to trust it."""
-    line, (shared_y, shared_x), floor = seen.line, seen.correlation_yx, levels.floor
+    line, floor, (shared_y, shared_x) = seen.line, levels.floor, seen.correlation_yx
     darkest = float(np.quantile(seen.tiles.mean, 0.02))
     flaw = _processing(seen, levels)
     guessed = flaw or _no_line(line)
@@ -300,12 +300,18 @@ def _zero_of_counts(seen: _Seen, floor: float, step: float) -> float | None:
         few = above[~bright].sum() * SIDE**2 < 20 * step * np.count_nonzero(~bright)
         parts = (np.ones_like(bright),) if few else (~bright, bright)
         ratios = [float(variance[part].sum() / max(step * above[part].sum(), 1e-300)) for part in parts]
+        chance = 3 * float(np.sqrt(2 / (seen.tiles.samples * min(np.count_nonzero(part) for part in parts))))
         # Fine structure and motion add to the variance of what is bright, and nothing takes away.
-        if zero == floor and zero in _USUAL_ZEROS and 0.88 < ratios[0] < 1.2 and 0.88 < ratios[-1] < 1.6:
+        if (
+            zero == floor
+            and zero in _USUAL_ZEROS
+            and -0.12 < ratios[0] - 1 < 0.2
+            and -0.12 < ratios[-1] - 1 < 0.6
+        ):
             return float(zero)
         # If no pixel was as dark as zero, an offset could be hidden, and the ratio be 1 by chance. Then
         # photons are not what was counted, but noise of these counts splits like that of photons.
-        if all(0.92 < ratio < 1.08 for ratio in ratios):
+        if all(abs(ratio - 1) < 0.05 + chance for ratio in ratios):
             return float(zero)
     return None
 
@@ -339,13 +345,13 @@ def _no_line(line: VarianceLine) -> str:
 
 def _reach(along: Floats) -> int:
     """Return how many lags it takes until noise is no longer shared."""
-    shared = along > _SHARED
+    shared = np.abs(along) > _SHARED
     return len(shared) if shared.all() else int(np.argmin(shared))
 
 
 def _reach_alone(neighbours: float) -> int:
     """Return the same from the correlation of neighbours, as if a short filter had shared the noise."""
-    return sum(neighbours > limit for limit in (_SHARED, 0.35, 0.48))
+    return sum(abs(neighbours) > limit for limit in (2 * _SHARED, 0.35, 0.48))
 
 
 def _newest(frames: NDArray[Any]) -> Floats:
