@@ -84,6 +84,8 @@ class PhotonTransfer:
         How many pixels away noise is still shared, 0 to 4.
     reason
         How that was found, in one sentence.
+    mean_photons
+        In the frames it was found in; infinity if that is not known.
     """
 
     units_per_photon: float
@@ -96,6 +98,7 @@ class PhotonTransfer:
     reach_y: int = 0
     reach_x: int = 0
     reason: str = ""
+    mean_photons: float = np.inf
 
     def __post_init__(self) -> None:
         numbers = (self.units_per_photon, self.offset_units, self.read_noise_units)
@@ -180,7 +183,8 @@ def find_photon_transfer(frames: NDArray[Any]) -> Finding:
         return Finding(None, "nearly all pixels keep the same value, so no noise is seen")
     transfer = _as_counts(seen, levels)
     transfer = transfer or _as_line(seen, levels)
-    transfer = replace(transfer, saturated_units=saturated_units)
+    mean_photons = float(transfer.as_photons(np.array(stack[valid].mean())))
+    transfer = replace(transfer, saturated_units=saturated_units, mean_photons=mean_photons)
     return Finding(transfer, transfer.reason)
 
 
