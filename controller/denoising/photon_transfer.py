@@ -34,6 +34,7 @@ from controller.denoising.noise_tiles import (
     Mask,
     NoiseTiles,
     VarianceLine,
+    correlation_in_time,
     correlations,
     difference_tiles,
     filtered_tiles,
@@ -225,6 +226,7 @@ class _Seen:
         white = max(abs(fine_y), abs(fine_x)) < 2 * _SHARED
         if white:  # a correlation that is not there must not change the variance
             factor = 1.0
+        fine_t = correlation_in_time(fine, fine_line)
         fine = replace(fine, variance=fine.variance * factor)
         fine_line = replace(
             fine_line,
@@ -233,12 +235,13 @@ class _Seen:
             slope_error=fine_line.slope_error * factor,
         )
         reach = (_reach_alone(fine_y), _reach_alone(fine_x))
-        alone = cls(fine, fine_line, (fine_y, fine_x), reach, 0.0, len(stack))
+        alone = cls(fine, fine_line, (fine_y, fine_x), reach, fine_t, len(stack))
         if len(stack) < 2:
             return alone
         coarse = difference_tiles(stack, valid, side)
         line = fit_line(coarse)
-        along_y, along_x, along_t = correlations(coarse, line)
+        along_y, along_x = correlations(coarse, line)
+        along_t = correlation_in_time(coarse, line)
         reach = (_reach(along_y), _reach(along_x))
         found = cls(coarse, line, (float(along_y[0]), float(along_x[0])), reach, along_t, len(stack))
         # Motion and activity only add to a difference, and what they add is shared by neighbours. So where
@@ -248,7 +251,7 @@ class _Seen:
         bright = float(np.quantile(coarse.mean, 0.9))
         if not (white or agree) or fine_line.at(bright) > 0.95 * line.at(bright):
             return found
-        return replace(alone, reach_yx=alone.reach_yx if white else reach, correlation_t=along_t)
+        return alone if white and fine_t < 2 * _SHARED else replace(alone, reach_yx=reach)
 
 
 def _as_counts(seen: _Seen, levels: GreyLevels) -> PhotonTransfer | None:
@@ -315,7 +318,8 @@ def _zero_of_counts(seen: _Seen, floor: float, step: float) -> float | None:
             return float(zero)
         # If no pixel was as dark as zero, an offset could be hidden, and the ratio be 1 by chance. Then
         # photons are not what was counted, but noise of these counts splits like that of photons.
-        if all(abs(ratio - 1) < 0.05 + chance for ratio in ratios):
+        overall = float(variance.sum() / max(step * above.sum(), 1e-300))
+        if abs(overall - 1) < 0.07 and all(abs(ratio - 1) < 0.05 + chance for ratio in ratios):
             return float(zero)
     return None
 
@@ -340,7 +344,7 @@ def _processing(seen: _Seen, levels: GreyLevels) -> str:
 
 def _no_line(line: VarianceLine) -> str:
     """Return why the variance says nothing of photons, empty if it does."""
-    if not line.slope > 2 * line.slope_error:
+    if not line.slope > 3 * line.slope_error:
         return "variance does not grow with the mean"
     if line.bend > 0.3:
         return f"variance leaves the best line by {line.bend:.0%}"
@@ -349,7 +353,8 @@ def _no_line(line: VarianceLine) -> str:
 
 def _reach(along: Floats) -> int:
     """Return how many lags it takes until noise is no longer shared."""
-    shared = np.abs(along) > _SHARED
+    shared = along > _SHARED
+    shared[0] |= along[0] < -_SHARED
     return len(shared) if shared.all() else int(np.argmin(shared))
 
 

@@ -232,3 +232,12 @@ def test_units_and_photons_convert_into_each_other_at_a_large_offset() -> None:
 def test_a_transfer_that_cannot_be_is_refused(gain: float, read: float) -> None:
     with pytest.raises(ValueError, match="positive gain"):
         PhotonTransfer(gain, 0.0, read, 0.0, 0.0, None, "line")
+
+
+def test_a_drifting_sample_is_not_taken_for_averaged_frames() -> None:
+    rng = np.random.default_rng(15)
+    still = expected_photons(rng, frames=1, peak=40.0)[0]
+    drifting = np.array([ndimage.shift(still, (0.4 * t, 0.3 * t), order=1, mode="wrap") for t in range(16)])
+    transfer = found(camera(rng, drifting))
+    assert transfer.trust in {"line", "gain only"}
+    assert transfer.units_per_photon == pytest.approx(2.1, rel=0.15)
