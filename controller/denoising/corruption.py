@@ -164,25 +164,29 @@ class Recorruption:
 
 
 def choose_corruption(transfer: PhotonTransfer | None) -> Corruption:
-    """Return how frames with such noise can be taken apart; its ``reason`` says why."""
+    """Return how frames with such noise can be taken apart; its ``reason`` says why.
+
+    Photons that were counted are dealt out. Where the variance of the noise is known, and what direct
+    neighbours share of it, noise is added: in simulations, networks learned more from it than from hidden
+    pixels, and by far more where neighbours shared noise. Else pixels are hidden.
+    """
     if transfer is None:
         return BlindSpotMask(reason="the photon transfer is unknown: single pixels are hidden")
     saturated = transfer.saturated_photons
-    shared_yx = _shared_reach(transfer)
-    if any(shared_yx):
-        return _hiding_neighbours(transfer, shared_yx)
-    if transfer.trust == "counts":
+    reach_yx = _shared_reach(transfer)
+    if transfer.trust == "counts" and not any(reach_yx):
         reason = "photons were counted one by one: they are dealt out"
         return PhotonThinning(saturated_photons=saturated, reason=reason)
-    if transfer.trust not in {"line", "gain only"}:
-        reason = f"the scale of the noise is {transfer.trust}: single pixels are hidden"
-        return BlindSpotMask(saturated, reason)
-    photons = max(transfer.mean_photons, 1e-6)
-    if photons > SKEWNESS_MAX * (photons + transfer.read_noise_photons**2) ** 1.5:
-        reason = f"{photons:.2g} photons a pixel are too few to add noise like theirs: pixels are hidden"
-        return BlindSpotMask(saturated, reason)
-    reason = "an analog signal of known variance: noise is added to one part and taken off the other"
-    return Recorruption(transfer.read_noise_photons, saturated_photons=saturated, reason=reason)
+    few = _skewness(transfer) > SKEWNESS_MAX
+    if transfer.trust in {"line", "gain only"} and max(reach_yx) <= 1 and not few:
+        return _recorruption(transfer)
+    if any(reach_yx):
+        return _hiding_neighbours(transfer, reach_yx)
+    reason = f"the scale of the noise is {transfer.trust}: single pixels are hidden"
+    if few:
+        reason = f"{transfer.mean_photons:.2g} photons a pixel are too few to add noise like theirs"
+        reason += ": single pixels are hidden"
+    return BlindSpotMask(saturated, reason)
 
 
 def _shared_reach(transfer: PhotonTransfer) -> tuple[int, int]:
@@ -192,6 +196,32 @@ def _shared_reach(transfer: PhotonTransfer) -> tuple[int, int]:
     return (
         max(transfer.reach_y, 1) if abs(transfer.correlation_y) > CORRELATED else 0,
         max(transfer.reach_x, 1) if abs(transfer.correlation_x) > CORRELATED else 0,
+    )
+
+
+def _skewness(transfer: PhotonTransfer) -> float:
+    """Return the skewness of the noise where the light is as on average; a Gaussian's is 0."""
+    photons = max(transfer.mean_photons, 1e-6)
+    if not np.isfinite(photons):
+        return 0.0
+    return float(photons / (photons + transfer.read_noise_photons**2) ** 1.5)
+
+
+def _recorruption(transfer: PhotonTransfer) -> Recorruption:
+    """Return what adds noise of the same variance and correlation."""
+    y, x = (
+        float(np.clip(correlation, -0.5, 0.5)) if abs(correlation) > CORRELATED / 2 else 0.0
+        for correlation in (transfer.correlation_y, transfer.correlation_x)
+    )
+    reason = "an analog signal of known variance: noise is added to one part and taken off the other"
+    if y or x:
+        reason += f", shared by neighbours as theirs is ({y:.2f} along y, {x:.2f} along x)"
+    return Recorruption(
+        transfer.read_noise_photons,
+        correlation_y=y,
+        correlation_x=x,
+        saturated_photons=transfer.saturated_photons,
+        reason=reason,
     )
 
 
