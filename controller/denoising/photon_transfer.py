@@ -299,7 +299,7 @@ def _zero_of_counts(seen: _Seen, floor: float, step: float) -> float | None:
     kept = seen.line.kept
     mean, variance = seen.tiles.mean[kept], seen.tiles.variance[kept]
     bright = mean > np.median(mean)
-    for zero in dict.fromkeys((floor, *_USUAL_ZEROS)):
+    for zero in _USUAL_ZEROS:  # above another one, the next frame could hold less than none
         if zero > floor:
             continue
         above = np.maximum(mean - zero, 0.0)
