@@ -252,7 +252,11 @@ class Record:
                 f"{quantity(self.energy_j, 'J')}."
             )
         worked_at = Counter(cycle.denoised.level for cycle in self.cycles if cycle.denoised)
-        lower = [f"{count} {LEVELS[level]}" for level, count in sorted(worked_at.items()) if level]
+        lower = [
+            f"{count} at level {level} ({LEVELS[level]})"
+            for level, count in sorted(worked_at.items())
+            if level
+        ]
         if lower:
             found.append(
                 f"For want of time or memory, or after a fault, not all of the {worked_at.total()} denoised "

@@ -107,7 +107,10 @@ def test_few_or_no_denoised_frames_make_no_strip(tmp_path: Path) -> None:
 def test_frames_worked_on_below_the_declared_models_are_told_at_the_top(tmp_path: Path) -> None:
     text = report(film(tmp_path / "session", level=3)).text
     assert "Know this before you rely on the rest" in text
-    assert "not all of the 12 denoised frames were worked on in full: 6 denoised by the fallback" in text
+    assert (
+        "not all of the 12 denoised frames were worked on in full: 6 at level 3 (denoised by the fallback)"
+        in text
+    )
     assert "Know this before" not in report(film(tmp_path / "full")).text
 
 
