@@ -339,9 +339,11 @@ class _Canvas:
         sigma = self.options.centre_sigma_px
         middles = list(_centroids(self.instances))
         middles += [p for p in self.points if self.instances[int(p[0]), int(p[1])] == 0]
-        marked = tuple(middles)
+        marked = np.zeros(self.shape, np.bool_)
+        for place in middles:
+            marked[nearest_pixel(place, self.shape)] = True
         for window, _, _ in self.boxes:
-            if not any(_is_in(place, window) for place in marked):
+            if not marked[window].any():
                 rows, columns = window
                 middles.append(((rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2))
         heat = np.zeros(self.shape, np.float32)
@@ -381,10 +383,6 @@ def _source_of_coverage(annotation: Annotation) -> Source:
             return Source.POINT
         case _:
             return Source.AREA
-
-
-def _is_in(place: PointYX, window: Window) -> bool:
-    return all(s.start <= c < s.stop for c, s in zip(place, window, strict=True))
 
 
 def _centroids(instances: Plane) -> Iterator[PointYX]:
