@@ -49,16 +49,18 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def on(backend: str, precision: str) -> Any:
+def on(backend: str, precision: str, threads: int = 1) -> Any:
     """Return a case for one library, skipped by name where it cannot run."""
     reasons = []
     if not installed({"openvino": "openvino", "onnxruntime": "onnxruntime"}.get(backend, "torch")):
         reasons.append(f"{backend} is not installed")
     if precision == "bfloat16" and backend == "openvino" and not has_fast_bfloat16():
         reasons.append("this processor does not multiply bfloat16")
-    options = RuntimeOptions.model_validate({"backend": backend, "device": "cpu", "precision": precision})
+    options = RuntimeOptions.model_validate(
+        {"backend": backend, "device": "cpu", "precision": precision, "threads": threads}
+    )
     marks = [pytest.mark.skip(reason=reason) for reason in reasons]
-    return pytest.param(options, id=f"{backend}-{precision}", marks=marks)
+    return pytest.param(options, id=f"{backend}-{precision}-{threads}", marks=marks)
 
 
 EVERY = [
@@ -81,7 +83,7 @@ def test_a_runtime_answers_what_the_network_answers(options: RuntimeOptions) -> 
     assert error < (0.03 if options.precision == "bfloat16" else 1e-5)
 
 
-@pytest.mark.parametrize("options", EVERY)
+@pytest.mark.parametrize("options", [*EVERY, on("torch", "float32", 2), on("openvino", "float32", 2)])
 def test_the_same_frame_has_the_same_bits_alone_in_a_batch_and_again(options: RuntimeOptions) -> None:
     net, frames, conditions = network(), images(3, 3, 31, 18), images(3, CONDITIONS)
     runtime = Runtime(net, options)
@@ -321,6 +323,15 @@ def test_the_name_tells_library_device_and_precision() -> None:
     assert Runtime(network(), EXACT).name == "torch, cpu, float32, threads=1"
     best = Runtime(network(), RuntimeOptions(device="cpu")).name
     assert best == f"torch, cpu, {'bfloat16' if has_fast_bfloat16() else 'float32'}, threads=1"
+
+
+@pytest.mark.skipif(not installed("openvino"), reason="openvino is not installed")
+def test_several_cores_are_left_to_openvino_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = RuntimeOptions(device="cpu", precision="float32", threads=2)
+    assert Runtime(network(), options).name == "openvino, cpu, float32, threads=2"
+    assert Runtime(network(), options.replace(backend="torch")).name == "torch, cpu, float32, threads=2"
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert Runtime(network(), options).name == "torch, cpu, float32, threads=2"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
