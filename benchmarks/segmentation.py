@@ -19,7 +19,7 @@ import numpy as np
 import tifffile
 import torch
 from numpy.typing import NDArray
-from scipy import ndimage, stats
+from scipy import ndimage
 
 from benchmarks.classical_models import PIXEL_M, SPOT_SIGMA, as_frame, print_medians, segmenters, spot_image
 from benchmarks.measures import (
@@ -35,6 +35,7 @@ from benchmarks.segmentation_samples import CELL_PX, Sample, cells
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.protocols import Segmenter
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
+from controller.learning.calibration import brier_score, error_auroc, expected_calibration_error
 from controller.networks.weights import Weights
 from controller.segmentation.labelled_image import LabelledImage
 from controller.segmentation.network_options import options_of
@@ -144,18 +145,13 @@ def _cell_row(methods: dict[str, Segmenter], sample: Sample, rng: np.random.Gene
 
 def honesty(found: Segmentation, truth: Labels) -> Figures:
     """Return calibration error and Brier score of the probability, and how well uncertainty finds errors."""
-    probability, is_true = found.probability.astype(float).ravel(), (truth > 0).ravel()
-    bins = np.minimum((probability * 15).astype(int), 14)
-    counts = np.bincount(bins, minlength=15)
-    gaps = np.bincount(bins, probability - is_true, minlength=15)
-    is_wrong = (probability > 0.5) != is_true
-    ranks = stats.rankdata(found.uncertainty.ravel())
-    wrong, right = np.count_nonzero(is_wrong), np.count_nonzero(~is_wrong)
-    above = ranks[is_wrong].sum() - wrong * (wrong + 1) / 2
+    is_true = (truth > 0).astype(np.int64)
     return {
-        "ECE": float(np.abs(gaps).sum() / counts.sum()),
-        "Brier": float(np.mean((probability - is_true) ** 2)),
-        "error against uncertainty, AUROC": float(above / (wrong * right)) if wrong and right else 1.0,
+        "ECE": expected_calibration_error(found.probability, is_true),
+        "Brier": brier_score(found.probability, is_true),
+        "error against uncertainty, AUROC": error_auroc(
+            found.uncertainty, (found.probability > 0.5) != (is_true > 0)
+        ),
     }
 
 

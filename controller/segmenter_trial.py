@@ -14,6 +14,7 @@ from controller.core.protocols import Segmenter
 from controller.core.settings import Region, ScanSettings
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.learning.annotations import ImageAnnotations
+from controller.learning.augmentation import IntensityScale, Sample
 from controller.networks.weights import Weights
 from controller.segmentation.held_out import Score, score
 from controller.segmentation.labelled_image import LabelledImage
@@ -115,7 +116,7 @@ def try_segmenter(
     judges = [tile for tile in tiles if tile.is_held_out]
     learned = [tile for tile in tiles if not tile.is_held_out]
     done = train(
-        _twice(learned),
+        [*_twice(learned), *_dimmer(learned, rng)],
         _twice(judges),
         start,
         training,
@@ -215,6 +216,16 @@ def _twice(tiles: Sequence[Tile]) -> list[LabelledImage]:
         seen.append(LabelledImage(photons, tile.labels))
         seen.append(LabelledImage(photons, tile.labels, None, tile.denoised.mean, tile.denoised.std))
     return seen
+
+
+def _dimmer(tiles: Sequence[Tile], rng: np.random.Generator) -> list[LabelledImage]:
+    """Return the tiles that are counts with fewer photons: the next sample may be dimmer than these."""
+    less = IntensityScale(lowest=0.2, highest=0.8)
+    return [
+        LabelledImage(less(Sample(photons, {}), rng).image.astype(np.float32), tile.labels)
+        for tile in tiles
+        if np.array_equal(photons := tile.frame.photons, np.rint(tile.frame.photons))
+    ]
 
 
 def _rivals(network: NetworkOptions, start: Weights, size_m: float) -> dict[str, Segmenter]:

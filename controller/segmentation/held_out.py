@@ -20,7 +20,7 @@ from controller.segmentation.network_targets import UNLABELLED
 _SPOT_TOLERANCE, _LEAST_OVERLAP = 0.65, 0.5
 
 #: Differences of F1 that mean nothing.
-_AS_GOOD = 0.01
+_AS_GOOD = 0.005
 _THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 
 
