@@ -50,7 +50,7 @@ def run(*words: str) -> tuple[int, str]:
 
 
 def test_it_learns_from_pairs_of_files_and_says_that_it_is_better(tmp_path: Path) -> None:
-    folder, output = write_pairs(tmp_path / "pairs", 8), tmp_path / "own.safetensors"
+    folder, output = write_pairs(tmp_path / "pairs", 5), tmp_path / "own.safetensors"
     words = [
         str(folder),
         "--object-size",
@@ -58,7 +58,7 @@ def test_it_learns_from_pairs_of_files_and_says_that_it_is_better(tmp_path: Path
         "--pixel-size",
         "2e-8",
         "--steps",
-        "60",
+        "40",
         "-o",
         str(output),
     ]
