@@ -134,14 +134,19 @@ def _plan(engine: Engine, key: _Key) -> Plan:
     (channels, height, width), conditions = key
     try:
         plan = engine.plan((channels, height, width), conditions)
-        plan.run()
+        answer = plan.run()
     except Exception as error:
         if ran_out_of_memory(error):
             raise
         raise ValueError(
-            f"the network cannot take images of {channels} channels with {conditions or 'no'} conditions: "
-            f"{error}"
+            f"the network does not run on images of {channels} channels with {conditions or 'no'} conditions "
+            f"({engine.name}): {error}"
         ) from error
+    if answer.ndim != 4 or answer.shape[2:] != (height, width):
+        raise ValueError(
+            f"the network must answer (n, outputs, y, x) of the same y and x, got {answer.shape} "
+            f"for images of {height} x {width} pixels"
+        )
     return plan
 
 
