@@ -167,8 +167,8 @@ def test_sizes_of_long_ago_are_forgotten() -> None:
     runtime = Runtime(network(conditions=0), EXACT)
     for size in range(4, 44, 4):
         runtime.run(images(1, 3, size, 4))
-    assert len(runtime._plans) <= 4
-    assert ((3, 40, 4), None) in runtime._plans
+    assert len(runtime._ready) <= 4
+    assert ((3, 40, 4), None) in runtime._ready
 
 
 def test_training_goes_on_without_a_word_to_the_runtime() -> None:
@@ -273,6 +273,7 @@ def test_images_beyond_all_memory_are_refused_and_the_next_frame_runs() -> None:
     huge = np.broadcast_to(np.float32(0), (1, 3, 2**22, 2**22))
     with pytest.raises(MemoryError, match=r"images of 4194304 x 4194304 pixels .*; scan fewer pixels"):
         runtime.run(huge)
+    assert not runtime._ready, "what is tried next has the memory of all sizes"
     assert np.array_equal(runtime.run(frame), before)
 
 
