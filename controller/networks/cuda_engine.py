@@ -35,7 +35,7 @@ class CUDAEngine:
         has_bfloat16 = torch.cuda.get_device_capability()[0] >= 8
         use_bfloat16 = precision == "bfloat16" or (precision == "auto" and has_bfloat16)
         self.name = f"torch, cuda, {'bfloat16' if use_bfloat16 else 'float32'}"
-        copied = copy.deepcopy(network).float().eval()
+        copied = copy.deepcopy(network).float().train(mode=False)
         self._network = quicken(copied, torch.bfloat16 if use_bfloat16 else torch.float32).cuda()
 
     def plan(self, shape: tuple[int, int, int], conditions: int | None) -> Plan:

@@ -132,11 +132,14 @@ def _unfold(channels: Tensor, rows: int, columns: int) -> Tensor:
 
 def _add_enlarged(features: Tensor, below: Tensor) -> None:
     """Add ``below`` to ``features``, which have twice its size: each value to 2x2 of theirs."""
+    target = features.permute(0, 2, 3, 1)
+    if not target.is_contiguous():  # a convolution that does not keep channels innermost
+        features.add_(functional.interpolate(below, scale_factor=2.0))
+        return
     lines = below.permute(0, 2, 3, 1)
     twice = torch.cat([lines, lines], dim=-1)
     count, height, width, channels = twice.shape
-    target = features.permute(0, 2, 3, 1).view(count, height, 2, width, channels)
-    target.add_(twice[:, :, None])
+    target.view(count, height, 2, width, channels).add_(twice[:, :, None])
 
 
 def _in_blocks(state: dict[str, Tensor], outputs: int, block: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ class TorchEngine:
         self._threads = threads
         _keep_freed_memory()
         dtype = torch.bfloat16 if use_bfloat16 else torch.float32
-        self._network = quicken(copy.deepcopy(network).float().eval(), dtype)
+        self._network = quicken(copy.deepcopy(network).float().train(mode=False), dtype)
 
     def plan(self, shape: tuple[int, int, int], conditions: int | None) -> Plan:
         """Return a plan for images of shape ``(channels, y, x)`` with so many ``conditions``."""
