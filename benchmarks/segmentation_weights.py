@@ -20,15 +20,16 @@ from benchmarks.classical_models import as_frame
 from benchmarks.segmentation_samples import CELL_PX, SPOT_PX, Sample, cells, spots
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.networks.weights import write_weights
+from controller.segmentation.labelled_image import LabelledImage
 from controller.segmentation.network_options import NetworkOptions
-from controller.segmentation.training import Checkpoint, LabelledImage, TrainingOptions, train
+from controller.segmentation.training import Checkpoint, TrainingOptions, train
 
 NETWORKS = {
     "spots": NetworkOptions(kind="spots", object_px=SPOT_PX),
     "cells": NetworkOptions(kind="objects", object_px=CELL_PX, classes=("background", "cell")),
 }
 DRAW: dict[str, Callable[..., Sample]] = {"spots": spots, "cells": cells}
-IMAGES, HELD_OUT, SIDE_PX = 400, 60, 96
+IMAGES, HELD_OUT, SIDE_PX = 600, 60, 96
 
 
 def seen_twice(sample: Sample, rng: np.random.Generator) -> list[LabelledImage]:
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=sorted(NETWORKS))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=1500)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for kind in [arguments.only] if arguments.only else sorted(NETWORKS):

@@ -16,7 +16,7 @@ from controller.builder import Builder
 from controller.config import (
     Experiment,
     HardwareConfig,
-    StageConfig,
+    PolicyConfig,
     load,
 )
 from controller.core.clock import SimulatedClock, SystemClock
@@ -72,7 +72,7 @@ def new_serving(
     make_server.check_port(port)  # a microscope that another server has must not be touched in vain
     builder = Builder.fresh(experiment)
     budget = builder.config.budget.replace(cycles=None, questions=None)
-    changes: dict[str, Any] = {"policy": StageConfig(name=SERVED_POLICY), "budget": budget}
+    changes: dict[str, Any] = {"policy": PolicyConfig(name=SERVED_POLICY), "budget": budget}
     if experiment.is_hardware_alone:
         changes["name"] = f"clients of {builder.hardware.name}"
     builder.config = builder.config.model_copy(update=changes)
@@ -122,7 +122,7 @@ def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
         writer.resume(now_s=parts.clock.now_s(), versions=versions())
     except BaseException:
         if parts is not None:
-            parts.microscope.close()
+            parts.close()
         writer.abandon()
         raise
     return session
@@ -160,7 +160,7 @@ def _open(make: Callable[[], Parts], folder: Path, start: dict[str, Any], hooks:
     with ExitStack() as undo:
         journal = _claimed(folder, undo)
         parts = make()
-        undo.callback(parts.microscope.close)
+        undo.callback(parts.close)
         start["microscope"] = _plain(asdict(parts.microscope.capabilities()))
         writer = SessionWriter.create(journal, start, **_writer_hooks(folder, hooks))
         undo.pop_all()

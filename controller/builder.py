@@ -30,6 +30,7 @@ from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import (
     Capabilities,
     Clock,
+    Closes,
     Denoiser,
     Microscope,
     Policy,
@@ -112,14 +113,21 @@ class Builder:
 
     def parts(self, microscope: Microscope | None = None) -> Parts:
         """Make the microscope, unless one is given, and everything that works with it."""
-        guarded = self.guarded(microscope)
-        try:
+        with ExitStack() as undo:
+            guarded = self.guarded(microscope)
+            undo.callback(guarded.close)
             told = guarded.capabilities()
-            return Parts(
+
+            def stage(role: Role, purpose: str, config: StageConfig, *, forgiving: bool = True) -> Stage[Any]:
+                made = self._stage(role, purpose, config, told, forgiving=forgiving)
+                undo.callback(made.close)
+                return made
+
+            parts = Parts(
                 microscope=guarded,
-                policy=self._stage("policies", "policy", self.config.policy, told, forgiving=False),
-                denoiser=self._stage("denoisers", "denoiser", self.config.denoiser, told),
-                segmenter=self._stage("segmenters", "segmenter", self.config.segmenter, told),
+                policy=stage("policies", "policy", self.config.policy, forgiving=False),
+                denoiser=stage("denoisers", "denoiser", self.config.denoiser),
+                segmenter=stage("segmenters", "segmenter", self.config.segmenter),
                 clock=self.clock,
                 budget=Budget(
                     energy_j=guarded.limits.session_energy_max_j,
@@ -129,26 +137,26 @@ class Builder:
                         if name != "session_energy_j"
                     },
                 ),
+                real_time=self.config.real_time,
+                frame_age_max_s=self.config.policy.frame_age_max_s or float("inf"),
                 failures_in_a_row_max=self.config.failures_in_a_row_max,
             )
-        except BaseException:
-            guarded.close()
-            raise
+            undo.pop_all()
+        return parts
 
     def _stage(
         self, role: Role, purpose: str, stage: StageConfig, told: Capabilities, *, forgiving: bool = True
     ) -> Stage[Any]:
         fallback = None
-        if stage.fallback is not None:
-            made = self._make(role, stage.fallback, stage.fallback_options, f"{purpose} fallback", told)
-            fallback = (stage.fallback, made)
-        return Stage(
-            stage.name,
-            self._make(role, stage.name, stage.options, purpose, told),
-            deadline_s=stage.deadline_s,
-            fallback=fallback,
-            forgiving=forgiving,
-        )
+        with ExitStack() as undo:
+            if stage.fallback is not None:
+                made = self._make(role, stage.fallback, stage.fallback_options, f"{purpose} fallback", told)
+                fallback = (stage.fallback, made)
+                if isinstance(made, Closes):
+                    undo.callback(made.close)
+            plugin = self._make(role, stage.name, stage.options, purpose, told)
+            undo.pop_all()
+        return Stage(stage.name, plugin, deadline_s=stage.deadline_s, fallback=fallback, forgiving=forgiving)
 
     def _make(
         self, role: Role, name: str, options: dict[str, Any], purpose: str, told: Capabilities | None

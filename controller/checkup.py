@@ -61,7 +61,7 @@ def check_microscope(experiment: Experiment) -> tuple[Capabilities, Decision, st
                 refusal = str(error)
         return microscope.capabilities(), decision, refusal
     finally:
-        parts.microscope.close()
+        parts.close()
 
 
 def check_offline(experiment: Experiment) -> OfflineCheck | None:

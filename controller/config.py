@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from controller.core.errors import ConfigurationError
 from controller.core.limits import SafetyLimits, SafeValues
 from controller.core.settings import MAX_WAIT_S, Positive, Settings
+from controller.ladder import RealTime
 from controller.plugins import Role, find, find_dataset_maker
 
 HARDWARE_SCHEMA: Literal["stedfast-hardware/1"] = "stedfast-hardware/1"
@@ -87,6 +88,12 @@ class StageConfig(Settings):
         return self
 
 
+class PolicyConfig(StageConfig):
+    """A policy; it is not shown a frame that is older than ``frame_age_max_s`` when it should decide."""
+
+    frame_age_max_s: Positive | None = None
+
+
 class SessionConfig(Settings):
     """An experiment: a microscope, a policy, models and budgets."""
 
@@ -96,9 +103,10 @@ class SessionConfig(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     failures_in_a_row_max: Annotated[int, Field(ge=0)] = 3
     budget: BudgetConfig = BudgetConfig()
-    policy: StageConfig = StageConfig(name="regions")
+    policy: PolicyConfig = PolicyConfig(name="regions")
     denoiser: StageConfig = StageConfig(name="adaptive_kalman", fallback="raw")
     segmenter: StageConfig = StageConfig(name="spots_wavelet")
+    real_time: RealTime = RealTime()
 
 
 class DatasetConfig(Settings):

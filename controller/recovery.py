@@ -12,9 +12,14 @@ from dataclasses import dataclass
 
 from controller.core.clock import SimulatedClock
 from controller.core.decision import Acquire, Cycle, Dose
-from controller.core.errors import EndOfRecordingError, InvalidRequestError, ReplayDivergedError
-from controller.core.frame import Frame
-from controller.core.protocols import Microscope, RemembersLight
+from controller.core.errors import (
+    EndOfRecordingError,
+    InvalidRequestError,
+    ReplayDivergedError,
+    SessionFolderError,
+)
+from controller.core.frame import Frame, Segmentation
+from controller.core.protocols import Microscope, ModelChange, RemembersLight
 from controller.microscopes.replay import RecordedSession
 from controller.recording.documents import CycleDocument, ReserveDocument, ResumeDocument
 from controller.recording.reader import SessionReader
@@ -94,6 +99,7 @@ class Recovery:
         *done, self._open = timeline(self._reader)
         for step in done:
             self._repeat(step)
+        self._adopt(len(done))
         self._book(self._open.before)
         if self._open.own:
             self._session.script = self
@@ -101,6 +107,12 @@ class Recovery:
     def begin(self, cycle: int) -> float | None:
         """Return when the policy decided on the scan that is on disk already."""
         return self._open.own[0].now_s if self._open.own and self._open.own[0].cycle == cycle else None
+
+    def levels(self, cycle: int) -> None:
+        """Let the clock choose the levels again."""
+
+    def learned(self, cycle: int) -> None:  # what is recorded was adopted before
+        """Let the models learn by themselves again."""
 
     def scanned(self, decision: Acquire) -> tuple[Frame, None] | None:
         """Return the frame that is on disk already, and book its light."""
@@ -127,14 +139,15 @@ class Recovery:
     def _repeat(self, step: Step) -> None:
         document, session = step.cycle, self._session
         assert document is not None  # noqa: S101  # only the last step is without
+        self._adopt(document.index)
         self._book(step.before)
         stage = session.parts.policy
         if document.decided_by != stage.name:
             stage.switch_to_fallback()
-        decision, faults, _ = stage.run(lambda policy: policy.decide(session.observe(document.now_s)))
-        if decision != document.decision:
+        ran = stage.run(lambda policy: policy.decide(session.observe(document.now_s)))
+        if ran.answer != document.decision:
             raise ReplayDivergedError(
-                f"cycle {document.index}: the policy decides {decision!r} {faults or ''}, recorded is "
+                f"cycle {document.index}: the policy decides {ran.answer!r} {ran.faults or ''}, recorded is "
                 f"{document.decision!r}; the session cannot go on with other code than it began with"
             )
         if isinstance(document.decision, Acquire) and step.own:
@@ -143,6 +156,7 @@ class Recovery:
         self._book(step.after)
         for frame in frames:
             session.observe_frame(frame)
+        segmentation, kept_from = self._segmentation(document)
         session.remember(
             Cycle(
                 index=document.index,
@@ -150,13 +164,31 @@ class Recovery:
                 decided_by=document.decided_by,
                 frame=frames[-1] if document.frame_index is not None else None,
                 denoised=self._reader.denoised(document),
-                segmentation=self._reader.segmentation(document),
+                segmentation=segmentation,
+                segmentation_of=kept_from,
+                level=document.level,
                 refused=document.refused,
                 failure=document.failure,
                 faults=document.faults,
                 dose=Dose(**document.dose.model_dump()),
             )
         )
+
+    def _segmentation(self, document: CycleDocument) -> tuple[Segmentation | None, Frame | None]:
+        """Return what the policy was shown after a cycle, and the earlier frame it was kept from."""
+        if document.segmentation_frame is None:
+            return self._reader.segmentation(document), None
+        kept = self._session.perception.kept
+        if kept is None or kept[1].index != document.segmentation_frame:
+            raise SessionFolderError(
+                f"cycle {document.index}: there is no segmentation of frame {document.segmentation_frame}"
+            )
+        return kept
+
+    def _adopt(self, cycle: int) -> None:
+        """Give the models the weights that they had from this cycle on."""
+        for change in self._reader.learned(cycle):
+            self._session.changes.adopt(change)
 
     def _wait(self, decision: Acquire) -> None:
         if isinstance(self._session.parts.clock, SimulatedClock):
@@ -216,6 +248,17 @@ class Replay:
             refused=document.refused,
         )
         return document.now_s
+
+    def levels(self, cycle: int) -> tuple[int, int]:
+        """Return the recorded levels: the clock of today does not choose them."""
+        documents = self._reader.cycles
+        entry = documents[cycle].denoised
+        before = documents[cycle - 1].level if cycle else 0
+        return before if entry is None else entry.level, documents[cycle].level
+
+    def learned(self, cycle: int) -> list[ModelChange]:
+        """Return what the models had learned before a recorded cycle; they learn nothing else."""
+        return self._reader.learned(cycle)
 
     def scanned(self, decision: Acquire) -> tuple[None, str] | None:
         """Return a recorded failure, with its light booked as it was.

@@ -6,13 +6,14 @@ anything but the microscope works: the guard sees to that on every way out of a 
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from controller.core.clock import SystemClock
-from controller.core.decision import Acquire, AskLabel, Budget, Cycle, Decision, Observation, Stop
+from controller.answers import checked_decision
+from controller.core.clock import SystemClock, timed
+from controller.core.decision import Acquire, AskLabel, Budget, Cycle, Decision, Observation
 from controller.core.dose import Reservation
 from controller.core.errors import (
     DeviceError,
@@ -23,16 +24,17 @@ from controller.core.errors import (
     StageFailedError,
     StedfastError,
 )
-from controller.core.frame import Denoised, Frame, Segmentation
+from controller.core.frame import Frame
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Clock, Denoiser, Policy, Script, Segmenter
+from controller.ladder import RealTime
+from controller.model_changes import ModelChanges
+from controller.perception import Perception
+from controller.progress import Progress
 from controller.recording.documents import Status
 from controller.recording.writer import SessionWriter
-from controller.stages import Stage, checked_decision, checked_denoised, checked_segmentation
+from controller.stages import Stage
 
-_REFUSALS_IN_A_ROW_MAX = 50
-# A policy that stops after so many requests without a frame has given up, whatever it says.
-_GIVEN_UP_AFTER = 3
 _PATIENCE_S = 0.1
 
 
@@ -50,7 +52,21 @@ class Parts:
     segmenter: Stage[Segmenter]
     clock: Clock
     budget: Budget
+    real_time: RealTime = field(default_factory=RealTime)
+    frame_age_max_s: float = float("inf")
     failures_in_a_row_max: int = 3
+
+    def close(self) -> None:
+        """Make it dark for good, and end what policy and models have started."""
+        try:
+            self.microscope.close()
+        finally:
+            self.close_models()
+
+    def close_models(self) -> list[str]:
+        """End what policy and models have started, a learning process for instance; return what failed."""
+        stages: tuple[Stage[Any], ...] = (self.policy, self.denoiser, self.segmenter)
+        return [problem for stage in stages for problem in stage.close()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,14 +93,12 @@ class Session:
         self.writer = writer
         self._watch = watch
         self._stop_reason: str | None = None
-        self._newest = Cycle(index=-1, decision=Stop(reason="nothing yet"), decided_by="nobody")
-        self._refused: str | None = None
-        self._failure: str | None = None
+        self.progress = Progress(parts.budget, parts.frame_age_max_s)
         self.script: Script | None = None
+        self.perception = Perception(parts.denoiser, parts.segmenter, parts.clock, parts.real_time)
+        self.changes = ModelChanges({"denoiser": parts.denoiser, "segmenter": parts.segmenter})
         self._decided_s = 0.0
         self._is_ending = False
-        self._cycles = self._questions = self._faults = 0
-        self._refusals_in_a_row = self._failures_in_a_row = self._unanswered = 0
         parts.microscope.before_light = self._book
         parts.microscope.settled = writer.settle
 
@@ -119,22 +133,30 @@ class Session:
     def run_cycle(self) -> Cycle:
         """Run one pass of the loop and hand it to the writer."""
         timings: dict[str, float] = {}
-        observation = self.observe(self.script.begin(self._cycles) if self.script else None)
+        faults = self._learn(timings)
+        observation = self.observe(self.script.begin(self.progress.cycles) if self.script else None)
         self._decided_s = observation.now_s
-        with _timed(timings, "decide"):
-            decision, decided_by, faults = self._decide(observation)
-        cycle = Cycle(self._cycles, decision, decided_by, timings_s=timings)
+        faults += self.progress.show(observation)
+        with timed(timings, "decide"):
+            decision, decided_by = self._decide(observation, faults)
+        cycle = Cycle(
+            self.progress.cycles,
+            decision,
+            decided_by,
+            level=self.perception.ladder.level,
+            decided_on_age_s=observation.frame_age_s,
+            timings_s=timings,
+        )
         if isinstance(decision, Acquire):
             frame, refused, failure = self._acquire(decision, timings, faults)
             cycle = replace(cycle, frame=frame, refused=refused, failure=failure)
             faults += [failure] if failure else []
             if frame is not None:
-                denoised, segmentation = self._understand(frame, timings, faults)
-                cycle = replace(cycle, denoised=denoised, segmentation=segmentation)
+                cycle = self._understand(cycle, frame, faults)
         elif isinstance(decision, AskLabel):
             cycle = replace(cycle, refused=self._refuse_question(decision, observation.budget))
         cycle = replace(cycle, faults=tuple(faults), dose=self.parts.microscope.dose)
-        with _timed(timings, "record"):
+        with timed(timings, "record"):
             self.writer.append(cycle, observation.now_s)
         self.remember(cycle)
         if self._watch is not None:
@@ -145,38 +167,17 @@ class Session:
 
     def observe(self, now_s: float | None = None) -> Observation:
         """Return what the policy is about to see, now or at a recorded time."""
-        now_s, total = self.parts.clock.now_s() if now_s is None else now_s, self.parts.budget
-        return Observation(
-            frame=self._newest.frame,
-            denoised=self._newest.denoised,
-            segmentation=self._newest.segmentation,
-            dose=self.parts.microscope.dose,
-            budget=Budget(
-                energy_j=self.parts.microscope.ledger.energy_left_j,
-                cycles=total.cycles - self._cycles,
-                duration_s=total.duration_s - now_s,
-                questions=total.questions - self._questions,
-            ),
-            now_s=now_s,
-            refused=self._refused,
-            failure=self._failure,
+        microscope = self.parts.microscope
+        return self.progress.observation(
+            self.parts.clock.now_s() if now_s is None else now_s,
+            microscope.dose,
+            microscope.ledger.energy_left_j,
         )
 
     def remember(self, cycle: Cycle) -> None:
         """Take a finished cycle into account, a new one or one of an earlier part of the session."""
-        self._cycles = cycle.index + 1
-        self._faults += len(cycle.faults)
-        self._refused, self._failure = cycle.refused, cycle.failure
-        self._refusals_in_a_row = self._refusals_in_a_row + 1 if cycle.refused else 0
-        if isinstance(cycle.decision, Acquire):
-            self._unanswered = 0 if cycle.frame is not None else self._unanswered + 1
-        self._failures_in_a_row += cycle.failure is not None
-        if cycle.frame is not None:
-            self._failures_in_a_row = 0
-        if cycle.frame is not None or isinstance(cycle.decision, Stop):
-            self._newest = cycle
-        elif isinstance(cycle.decision, AskLabel) and cycle.refused is None:
-            self._questions += 1
+        self.progress.remember(cycle)
+        self.perception.remember(cycle)
 
     def wait(self, decision: Acquire) -> None:
         """Let time pass in the dark until a scan is due, or somebody asks for the end."""
@@ -189,14 +190,31 @@ class Session:
 
     def _book(self, reservation: Reservation) -> None:
         """Put a reservation on disk before its light; the guard calls this."""
-        self.writer.reserve(reservation, self._cycles, self._decided_s)
+        self.writer.reserve(reservation, self.progress.cycles, self._decided_s)
 
-    def _decide(self, observation: Observation) -> tuple[Decision, str, list[str]]:
+    def _learn(self, timings: dict[str, float]) -> list[str]:
+        """Let models take new weights into use, write these down, and return what went wrong."""
+        if not (self.progress.cycles and self.changes.are_possible):
+            return []
+        with timed(timings, "learn"):
+            recorded = self.script.learned(self.progress.cycles) if self.script else None
+            if recorded is None:
+                changes, faults = self.changes.improve()
+            else:
+                changes, faults = list(recorded), []
+                for change in changes:
+                    self.changes.adopt(change)
+            for change in changes:
+                self.writer.append_model(change, self.progress.cycles)
+        return faults
+
+    def _decide(self, observation: Observation, faults: list[str]) -> tuple[Decision, str]:
         stage = self.parts.policy
-        decision, faults, _ = stage.run(lambda policy: checked_decision(policy.decide(observation)))
-        if decision is None:
-            raise StageFailedError("; ".join([*faults, "no policy is left (policy.fallback)"]))
-        return decision, stage.name, faults
+        ran = stage.run(lambda policy: checked_decision(policy.decide(observation)))
+        if ran.answer is None:
+            raise StageFailedError("; ".join([*ran.faults, "no policy is left (policy.fallback)"]))
+        faults += ran.faults
+        return ran.answer, stage.name
 
     def _acquire(
         self, decision: Acquire, timings: dict[str, float], faults: list[str]
@@ -212,17 +230,17 @@ class Session:
                 f"due at {decision.start_s:g} s, after the end at {end_s:g} s (budget.duration_s)",
                 None,
             )
-        with _timed(timings, "wait"):
+        with timed(timings, "wait"):
             self.wait(decision)
         try:
-            with _timed(timings, "acquire"):
+            with timed(timings, "acquire"):
                 frame = self._scan(decision, faults)
         except (LimitExceededError, InvalidRequestError) as refusal:
             return None, str(refusal), None
         except LightFaultError:
             raise
         except DeviceError as error:
-            if self._failures_in_a_row >= self.parts.failures_in_a_row_max:
+            if self.progress.failures_in_a_row >= self.parts.failures_in_a_row_max:
                 raise
             return None, None, str(error)
         return frame, None, None
@@ -233,7 +251,7 @@ class Session:
 
         def take(frame: Frame) -> None:
             plane = None if decision.frames == 1 else frame.index - first
-            self.writer.append_frame(frame, self._cycles, plane=plane)
+            self.writer.append_frame(frame, self.progress.cycles, plane=plane)
             if taken:
                 faults.extend(self.observe_frame(taken.pop()))
             taken.append(frame)
@@ -248,7 +266,7 @@ class Session:
 
     def observe_frame(self, frame: Frame) -> list[str]:
         """Show the denoiser a frame that nobody waits for; return what went wrong."""
-        return self.parts.denoiser.run(lambda denoiser: denoiser.observe(frame))[1]
+        return self.perception.observe(frame)
 
     def _refuse_question(self, decision: AskLabel, budget: Budget) -> str | None:
         if budget.questions < 1:
@@ -257,69 +275,48 @@ class Session:
             return f"there is no frame {decision.question.frame_index} to ask about"
         return None
 
-    def _understand(
-        self, frame: Frame, timings: dict[str, float], faults: list[str]
-    ) -> tuple[Denoised | None, Segmentation | None]:
-        with _timed(timings, "denoise"):
-            denoised, failures, level = self.parts.denoiser.run(
-                lambda d: checked_denoised(d.step(frame), frame)
-            )
-        faults += failures
-        if denoised is not None:
-            denoised = replace(denoised, level=level, latency_s=timings["denoise"])
-        with _timed(timings, "segment"):
-            segmentation, failures, _ = self.parts.segmenter.run(
-                lambda s: checked_segmentation(s.step(frame, denoised), frame)
-            )
-        faults += failures
-        return denoised, segmentation
+    def _understand(self, cycle: Cycle, frame: Frame, faults: list[str]) -> Cycle:
+        """Return the cycle with what was made of its frame."""
+        recorded = self.script.levels(cycle.index) if self.script else None
+        seen = self.perception.perceive(frame, cycle.timings_s, recorded)
+        faults += seen.faults
+        return replace(
+            cycle,
+            denoised=seen.denoised,
+            segmentation=seen.segmentation,
+            segmentation_of=seen.segmentation_of,
+            level=seen.level,
+        )
 
     def _end(self) -> tuple[Status, str] | None:
-        budget = self.parts.budget
         if self._stop_reason is not None:
             return "interrupted", self._stop_reason
-        if isinstance(self._newest.decision, Stop) and self._newest.index >= 0:
-            gave_up = self._unanswered >= _GIVEN_UP_AFTER or (
-                self._unanswered and not self.parts.microscope.frames
-            )
-            return "failed" if gave_up else "completed", self._newest.decision.reason
-        if self._cycles >= budget.cycles:
-            return "completed", f"all {budget.cycles:g} cycles are done (budget.cycles)"
-        if self.parts.clock.now_s() >= budget.duration_s:
-            return "completed", f"{budget.duration_s:g} s have passed (budget.duration_s)"
-        if self._refusals_in_a_row >= _REFUSALS_IN_A_ROW_MAX:
-            return (
-                "failed",
-                f"{_REFUSALS_IN_A_ROW_MAX} requests in a row were refused, the last: {self._refused}",
-            )
-        return None
+        return self.progress.end(self.parts.clock.now_s(), self.parts.microscope.frames)
 
     def _finish(self, status: Status, reason: str) -> Outcome:
         """Make it dark, then write down how it ended. Nothing on the way may skip the rest."""
         self._is_ending = True
         microscope = self.parts.microscope
-        for last in [microscope.close, *([self.script.close] if self.script else [])]:
+        left_open: list[str] = []
+
+        def close_models() -> None:
+            left_open.extend(self.parts.close_models())
+
+        for last in [microscope.close, *([self.script.close] if self.script else []), close_models]:
             try:
                 last()
             except BaseException as error:  # noqa: BLE001  # written down below, and the exit code tells
                 status, reason = "failed", f"{reason}; {type(error).__name__}: {error}"
+        if left_open:
+            reason = f"{reason}; not closed: {'; '.join(left_open)}"
         true_status = self.writer.finish(
             status,
             reason,
-            cycles=self._cycles,
-            faults=self._faults,
+            cycles=self.progress.cycles,
+            faults=self.progress.faults,
             dose=microscope.dose,
             now_s=self.parts.clock.now_s(),
         )
         if true_status != status:
             reason = f"{reason}; recording failed: {self.writer.failure}"
-        return Outcome(true_status, reason, self._cycles, self.writer.frames, self._faults)
-
-
-@contextmanager
-def _timed(timings: dict[str, float], name: str) -> Iterator[None]:
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        timings[name] = time.perf_counter() - start
+        return Outcome(true_status, reason, self.progress.cycles, self.writer.frames, self.progress.faults)

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-import numpy as np
-from pydantic import TypeAdapter
-
-from controller.core.decision import Acquire, AskLabel, Decision, Stop
-from controller.core.frame import Denoised, Frame, Segmentation
+from controller.core.protocols import Closes
 from controller.core.worker import NothingCameError, Worker
 
 _FAULT_LENGTH = 2000
-_DECISION: TypeAdapter[Decision] = TypeAdapter(Decision)
 
 P = TypeVar("P")
 T = TypeVar("T")
+Who = TypeVar("Who")
+
+
+@dataclass(frozen=True, slots=True)
+class Ran(Generic[T]):
+    """What came of a call.
+
+    ``answer`` is ``None`` if nobody could give one. ``is_exhausted`` tells that the plug-in that was asked
+    first ran out of memory, or failed as libraries for accelerators do when they run out of theirs.
+    """
+
+    answer: T | None
+    faults: tuple[str, ...] = ()
+    by_fallback: bool = False
+    is_exhausted: bool = False
+    is_stuck: bool = False
 
 
 class Stage(Generic[P]):
@@ -32,8 +43,12 @@ class Stage(Generic[P]):
     ----------
     name, plugin
         Who runs now.
-    level
-        0 while the declared plug-in runs, 1 while its fallback does.
+    fallback
+        Who steps in, while somebody is left.
+    is_replaced
+        Whether the fallback runs for good.
+    is_lost
+        Whether nobody can be asked any more who runs now.
     """
 
     def __init__(
@@ -45,98 +60,81 @@ class Stage(Generic[P]):
         fallback: tuple[str, P] | None = None,
         forgiving: bool = True,
     ) -> None:
-        self.name, self.plugin = name, plugin
-        self.level = 0
+        self.name, self.plugin, self.fallback = name, plugin, fallback
+        self.is_replaced = self.is_lost = False
+        self._everybody = [(name, plugin), *([fallback] if fallback else [])]
         self._deadline_s = deadline_s
-        self._fallback = fallback
         self._forgiving = forgiving
-        self._stuck = False
         self._worker = Worker("stage")
 
-    def run(self, call: Callable[[P], T]) -> tuple[T | None, list[str], int]:
-        """Return the answer (``None`` if nobody could give one), the faults, and the level it came from."""
-        faults: list[str] = []
-        if not self._stuck:
-            answer, fault = self._attempt(self.name, self.plugin, call)
-            if fault is None:
-                return answer, faults, self.level
-            faults.append(fault)
-        if self._fallback is None:
-            return None, faults, self.level
-        name, plugin = self._fallback
-        if self._stuck or not self._forgiving:
+    def run(self, call: Callable[[P], T]) -> Ran[T]:
+        """Call the plug-in, or its fallback if it fails."""
+        first = self.ask(call)
+        if self.is_lost or (first.faults and not self._forgiving):
             self.switch_to_fallback()
-        answer, fault = self._attempt(name, plugin, call)
-        if fault is not None:
-            faults.append(fault)
-        return answer, faults, 1
+            second: Ran[T] = self.ask(call) if self.is_replaced else Ran(None)
+        elif first.faults:
+            second = self.ask_fallback(call)
+        else:
+            return first
+        return replace(second, faults=first.faults + second.faults, is_exhausted=first.is_exhausted)
+
+    def ask(self, call: Callable[[P], T]) -> Ran[T]:
+        """Call the one that runs now, and nobody else."""
+        if self.is_lost:
+            return Ran(None)
+        ran = self._attempt(self.name, self.plugin, call)
+        self.is_lost = ran.is_stuck
+        return replace(ran, by_fallback=self.is_replaced)
+
+    def ask_fallback(self, call: Callable[[P], T]) -> Ran[T]:
+        """Call the fallback this once; if it does not come back, there is none any more."""
+        if self.fallback is None:
+            return Ran(None)
+        ran = self._attempt(*self.fallback, call)
+        if ran.is_stuck:
+            self.fallback = None
+        return replace(ran, by_fallback=True)
 
     def switch_to_fallback(self) -> None:
-        """Let the fallback run from now on."""
-        if self._fallback is not None:
-            self.name, self.plugin = self._fallback
-            self.level, self._fallback, self._stuck = 1, None, False
+        """Let the fallback run from now on, if there is one."""
+        if self.fallback is not None:
+            self.name, self.plugin = self.fallback
+            self.fallback, self.is_replaced, self.is_lost = None, True, False
 
-    def _attempt(self, name: str, plugin: P, call: Callable[[P], T]) -> tuple[T | None, str | None]:
+    def retire(self) -> None:
+        """Never ask again who runs now; the fallback, if there is one, takes its place."""
+        self.is_lost = True
+        self.switch_to_fallback()
+
+    def close(self) -> list[str]:
+        """Close whoever has something to close, stuck or not; return what went wrong."""
+        problems: list[str] = []
+        everybody, self._everybody = self._everybody, []
+        for name, plugin in everybody:
+            if isinstance(plugin, Closes):
+                # A worker of its own: that of the calls may be held by one that never comes back.
+                ran = self._attempt(name, plugin, lambda closing: closing.close(), Worker("closing"))
+                problems += ran.faults
+        return problems
+
+    def _attempt(
+        self, name: str, plugin: Who, call: Callable[[Who], T], worker: Worker | None = None
+    ) -> Ran[T]:
         """Call on another thread: a call that hangs is left behind there, and dies with the process."""
 
-        def attempt() -> tuple[T | None, str | None]:
+        def attempt() -> Ran[T]:
             try:
-                return call(plugin), None
+                return Ran(call(plugin))
             except BaseException as error:  # noqa: BLE001  # whatever a plug-in raises, the loop goes on
-                return None, f"{name} failed: {type(error).__name__}: {error}"[:_FAULT_LENGTH]
+                fault = f"{name} failed: {type(error).__name__}: {error}"[:_FAULT_LENGTH]
+                is_exhausted = isinstance(error, MemoryError | RuntimeError)
+                return Ran(None, (fault,), is_exhausted=is_exhausted)
 
         try:
-            return self._worker.ask(attempt, self._deadline_s)
+            return (worker or self._worker).ask(attempt, self._deadline_s)
         except NothingCameError:
-            self._stuck, self._worker = True, Worker("stage")
-            return None, f"{name} gave no answer within {self._deadline_s:g} s"
-
-
-def checked_decision(answer: object) -> Decision:
-    """Return a validated copy of a decision: what cannot be written down cannot be wanted.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is none.
-    """
-    if not isinstance(answer, Acquire | AskLabel | Stop):
-        raise TypeError(f"a policy must answer Acquire, AskLabel or Stop, got {type(answer).__name__}")
-    return _DECISION.validate_json(json.dumps(answer.model_dump(warnings=False)))
-
-
-def checked_denoised(answer: Denoised | None, frame: Frame) -> Denoised | None:
-    """Return a denoiser's answer if it fits its frame; ``None`` is allowed.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is of another type or shape, or not finite.
-    """
-    if answer is None:
-        return None
-    if not isinstance(answer, Denoised):
-        raise TypeError(f"a denoiser must answer Denoised, got {type(answer).__name__}")
-    shapes = {answer.mean.shape, answer.std.shape}
-    if shapes != {frame.photons.shape} or not np.isfinite(answer.mean).all():
-        raise ValueError(f"a denoised image of {frame.photons.shape} finite pixels is needed, got {shapes}")
-    return answer
-
-
-def checked_segmentation(answer: Segmentation | None, frame: Frame) -> Segmentation | None:
-    """Return a segmenter's answer if it fits its frame; ``None`` is allowed.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is of another type or shape.
-    """
-    if answer is None:
-        return None
-    if not isinstance(answer, Segmentation):
-        raise TypeError(f"a segmenter must answer Segmentation, got {type(answer).__name__}")
-    shapes = {answer.labels.shape, answer.probability.shape, answer.uncertainty.shape}
-    if shapes != {frame.photons.shape}:
-        raise ValueError(f"a segmentation of {frame.photons.shape} pixels is needed, got {shapes}")
-    return answer
+            if worker is None:
+                self._worker = Worker("stage")
+            fault = f"{name} gave no answer within {self._deadline_s:g} s"
+            return Ran(None, (fault,), is_stuck=True)

@@ -84,9 +84,11 @@ class Observation:
     """What a policy decides from. It holds no truth that a microscope would not tell.
 
     ``frame``, ``denoised`` and ``segmentation`` describe the newest frame, ``None`` before the
-    first one; a failed stage leaves ``None`` too. ``refused`` is the message if the last decision was
-    refused: nothing was lit. ``failure`` is the message if the microscope failed at it: there is no
-    frame, and its light counts. ``now_s`` is the session's clock, 0 at its start.
+    first one; a failed stage leaves ``None`` too. ``frame_age_s`` is the time since the end of its scan.
+    Where time is short, not every frame is segmented: ``segmentation`` is then an earlier one of the same
+    place, and ``segmentation_age_s`` the time since the end of that scan. ``refused`` is the message if
+    the last decision was refused: nothing was lit. ``failure`` is the message if the microscope failed at
+    it: there is no frame, and its light counts. ``now_s`` is the session's clock, 0 at its start.
     """
 
     frame: Frame | None
@@ -97,11 +99,18 @@ class Observation:
     now_s: float
     refused: str | None = None
     failure: str | None = None
+    frame_age_s: float | None = None
+    segmentation_age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cycle:
-    """One pass of the loop: the decision and all that came of it."""
+    """One pass of the loop: the decision and all that came of it.
+
+    ``decided_on_age_s`` is the age of the frame that the decision rests on, ``None`` without one.
+    ``segmentation_of`` is the earlier frame that ``segmentation`` was kept from, ``None`` if it is one of
+    this cycle's. ``level`` is the one of :data:`~controller.core.frame.LEVELS` that the session goes on at.
+    """
 
     index: int
     decision: Decision
@@ -109,6 +118,9 @@ class Cycle:
     frame: Frame | None = None
     denoised: Denoised | None = None
     segmentation: Segmentation | None = None
+    segmentation_of: Frame | None = None
+    level: int = 0
+    decided_on_age_s: float | None = None
     refused: str | None = None
     failure: str | None = None
     faults: tuple[str, ...] = ()

@@ -61,12 +61,21 @@ class Frame:
         object.__setattr__(self, "photons", read_only(self.photons))
 
 
+#: What the models do with a frame, by level; where time or memory do not suffice, a session goes down.
+LEVELS = (
+    "the declared models on every frame",
+    "segmented on some frames only",
+    "denoised at half the resolution, segmented on some frames only",
+    "denoised by the fallback",
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Denoised:
     """An estimate of the noise-free image of frame ``index``.
 
     ``mean`` and ``std`` are in the unit of ``Frame.photons``, shape ``(y, x)``, float32. ``level``
-    is 0 for the declared denoiser and 1 for its fallback; ``latency_s`` is the wall time it took.
+    is one of :data:`LEVELS`; ``latency_s`` is the wall time it took.
     """
 
     mean: FloatImage

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
+from pydantic import JsonValue
 
 from controller.core.decision import Acquire, Decision, Family, Observation
 from controller.core.frame import Denoised, Frame, Segmentation
@@ -122,6 +123,16 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
+class Coarsens(Protocol):
+    """A denoiser that can also answer at half the resolution, in a part of the time.
+
+    ``step_coarse`` takes a frame in as ``step`` does; its answer has the full size.
+    """
+
+    def step_coarse(self, frame: Frame) -> Denoised: ...
+
+
+@runtime_checkable
 class Segmenter(Protocol):
     """Finds objects in a frame, by what it shows or by what the frames of its region have shown so far."""
 
@@ -137,6 +148,63 @@ class Policy(Protocol):
     def decide(self, observation: Observation) -> Decision: ...
 
 
+ModelRole = Literal["denoiser", "segmenter"]
+
+#: Larger weights are not written into a session each time that a model has learned something.
+WEIGHTS_BYTES_MAX = 256 * 1024**2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelChange:
+    """New weights of a model, or earlier ones that it goes back to.
+
+    Attributes
+    ----------
+    role
+        Whose weights they are.
+    sha256
+        Checksum of ``weights``, in hexadecimal digits; it names them.
+    weights
+        A safetensors file, byte for byte.
+    card
+        What is known of them, as JSON: architecture, training data, licence.
+    score_before, score_after
+        Of the old and of the new weights, on the same data held out; higher is better.
+    reason
+        Why they were changed, for the record.
+    """
+
+    role: ModelRole
+    sha256: str
+    weights: bytes
+    card: Mapping[str, JsonValue]
+    score_before: float
+    score_after: float
+    reason: str
+
+
+@runtime_checkable
+class Learns(Protocol):
+    """A model that learns while a session runs, in a process of its own.
+
+    ``improve`` is called between cycles and returns at once: ``None``, or what has changed; the new
+    weights are in use when it returns. With a simulated clock it is deterministic, by the frames that the
+    model was shown, not by how often it was asked. ``adopt`` takes recorded weights into use, in a
+    session that is resumed or replayed; it leaves the model as ``improve`` left it with these weights.
+    """
+
+    def improve(self) -> ModelChange | None: ...
+
+    def adopt(self, weights: bytes, card: Mapping[str, JsonValue]) -> None: ...
+
+
+@runtime_checkable
+class Closes(Protocol):
+    """A model or policy that holds something which must not outlive the session: a process, a device."""
+
+    def close(self) -> None: ...
+
+
 class Script(Protocol):
     """What a record knows of the coming cycles of a session that is resumed or replayed."""
 
@@ -148,6 +216,12 @@ class Script(Protocol):
 
         ``None`` if the scan is still to be made.
         """
+
+    def learned(self, cycle: int) -> Sequence[ModelChange] | None:
+        """Return what the models had learned before that cycle; ``None`` if they may learn by themselves."""
+
+    def levels(self, cycle: int) -> tuple[int, int] | None:
+        """Return the level that the frame of that cycle was worked on at, and the one after it, if known."""
 
     def close(self) -> None:
         """Book the light that was recorded and that no cycle has used."""

@@ -31,6 +31,7 @@ from pydantic import Field
 from controller.core.frame import Denoised, FloatImage, Frame
 from controller.core.protocols import Clock, Resources
 from controller.core.settings import NonNegative, Positive, ScanSettings, Settings
+from controller.denoising.continuity import brightness_ratio
 from controller.denoising.raw import checked_photons
 
 #: More in one pixel is a mistake in a unit, and its square would leave float32.
@@ -281,16 +282,9 @@ def _carried_over(state: _State | None, settings: ScanSettings, shape: tuple[int
     """Return what the past says about a frame with ``settings``, ``None`` if it says nothing."""
     if state is None or state.mean.shape != shape:
         return None
-    old = state.settings
-    same = ("region", "focus_m", "pixel_size_m", "modality", "sted_w")
-    if any(getattr(old, name) != getattr(settings, name) for name in same):
-        return None
-    before, now = _brightness(old), _brightness(settings)
-    if before == now:
-        return state
-    ratio = now / before if before > 0 else 0.0
-    if not 1e-3 <= ratio <= 1e3:  # light switched on or off, or so much more of it: nothing to learn from
-        return None
+    ratio = brightness_ratio(state.settings, settings)
+    if ratio is None or ratio == 1:
+        return state if ratio else None
     scale = np.float32(ratio)
     # n frames of v photons become n / scale frames of v * scale photons: the same counts behind them.
     return _State(
@@ -301,12 +295,6 @@ def _carried_over(state: _State | None, settings: ScanSettings, shape: tuple[int
         state.newest,
         state.mean * scale,
     )
-
-
-def _brightness(settings: ScanSettings) -> float:
-    """Return what the expected photon count of a pixel is proportional to."""
-    order = 2 if settings.modality == "two_photon" else 1
-    return settings.excitation_w**order * settings.pixel_time_s
 
 
 def _split(image: FloatImage, levels: int) -> list[FloatImage]:

@@ -3,22 +3,42 @@
 The journal is the source of truth. Its order is: one ``start``; then for each scan a ``reserve``
 before the light and a ``frame`` once its pixels are written (or a ``settle`` where frames are missing,
 but is known what was lit), several of them for a movie; a ``cycle`` for each decision and all
-that came of it; a ``resume`` where a session went on after a crash; one ``stop`` at the end. A ``lost``
-takes back what a loss of power left without its pixels.
+that came of it; a ``model`` where a model goes on with other weights; a ``resume`` where a session
+went on after a crash; one ``stop`` at the end. A ``lost`` takes back what a loss of power left without
+its pixels.
 """
 
 from __future__ import annotations
 
+import uuid
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
 from controller.core.decision import Decision
+from controller.core.frame import LEVELS
+from controller.core.protocols import ModelRole
 from controller.core.settings import ScanSettings, Settings
 
 JOURNAL_SCHEMA: Literal["stedfast-journal/1"] = "stedfast-journal/1"
 
 Status = Literal["completed", "failed", "interrupted"]
+
+
+def uid_of(run_id: str, name: str) -> str:
+    """Return the identifier of a document of a run; the same name gives the same one again."""
+    return str(uuid.uuid5(uuid.UUID(run_id), name))
+
+
+def now_utc() -> str:
+    """Return the wall time, for names and records only."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def printable(text: str) -> str:
+    """Return text that UTF-8 can hold; a broken device may send anything in an error message."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class DoseEntry(Settings):
@@ -143,7 +163,10 @@ class SegmentationEntry(Settings):
 class CycleDocument(Settings):
     """One pass of the loop. ``now_s`` is the session's clock when the policy decided.
 
-    ``frame_index`` is the frame that was worked on: of a movie, the last one.
+    ``frame_index`` is the frame that was worked on: of a movie, the last one. ``decided_on_age_s`` is the
+    age of the frame that the decision rests on. ``segmentation_frame`` is an earlier frame whose
+    segmentation the policy was shown instead of one of this frame. ``level`` is the one that the session
+    goes on at; the one at which this frame was denoised is in ``denoised``.
     """
 
     type: Literal["cycle"] = "cycle"
@@ -158,8 +181,27 @@ class CycleDocument(Settings):
     faults: tuple[str, ...] = ()
     denoised: DenoisedEntry | None = None
     segmentation: SegmentationEntry | None = None
+    segmentation_frame: int | None = None
+    level: Annotated[int, Field(ge=0, lt=len(LEVELS))] = 0
+    decided_on_age_s: float | None = None
     dose: DoseEntry
     timings_s: dict[str, float]
+
+
+class ModelDocument(Settings):
+    """A model works with other weights from ``cycle`` on; they are in ``models/<sha256>.safetensors``.
+
+    The scores are those of the old and the new weights on the same data held out; higher is better.
+    """
+
+    type: Literal["model"] = "model"
+    uid: str
+    cycle: int
+    role: ModelRole
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    score_before: float
+    score_after: float
+    reason: str
 
 
 class StopDocument(Settings):
@@ -185,6 +227,7 @@ Document = Annotated[
     | SettleDocument
     | FrameDocument
     | CycleDocument
+    | ModelDocument
     | StopDocument,
     Field(discriminator="type"),
 ]

@@ -19,6 +19,7 @@ from controller.recording.documents import (
     Document,
     FrameDocument,
     LostDocument,
+    ModelDocument,
     ReserveDocument,
     SettleDocument,
 )
@@ -139,12 +140,15 @@ def read_journal(folder: Path) -> list[Document]:
 
 
 def without_lost(documents: Sequence[Document]) -> list[Document]:
-    """Return the documents that count: all but the frames and cycles that were lost with the power."""
+    """Return the documents that count: all but what was lost with the power.
+
+    Those are frames, cycles, and weights that were learned from them.
+    """
     kept: list[Document | None] = list(documents)
     for number, document in enumerate(documents):
         if isinstance(document, LostDocument):
             for n in range(document.since, number):
-                if isinstance(documents[n], FrameDocument | CycleDocument):
+                if isinstance(documents[n], FrameDocument | CycleDocument | ModelDocument):
                     kept[n] = None
     return [document for document in kept if document is not None]
 

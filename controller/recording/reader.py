@@ -10,10 +10,12 @@ import numpy as np
 from controller.core.dose import Lit
 from controller.core.errors import SessionFolderError
 from controller.core.frame import Denoised, Frame, Segmentation
+from controller.core.protocols import ModelChange
 from controller.recording import layers
 from controller.recording.documents import (
     CycleDocument,
     FrameDocument,
+    ModelDocument,
     ReserveDocument,
     ResumeDocument,
     SettleDocument,
@@ -22,6 +24,7 @@ from controller.recording.documents import (
     StopDocument,
 )
 from controller.recording.journal import read_journal, without_lost
+from controller.recording.models import read_model
 
 
 class SessionReader:
@@ -39,6 +42,8 @@ class SessionReader:
         By the number of a reservation: the indices of its frames, and the last of them.
     documents
         The whole journal, in order, but for frames and cycles that were lost with the power.
+    changes
+        Each change of the weights of a model, in order.
     reservations
         What was booked before each scan, in order.
     settled
@@ -60,6 +65,7 @@ class SessionReader:
         self.resumes = [d for d in documents if isinstance(d, ResumeDocument)]
         self.cycles = [d for d in documents if isinstance(d, CycleDocument)]
         self.frames = {d.index: d for d in documents if isinstance(d, FrameDocument)}
+        self.changes = [d for d in documents if isinstance(d, ModelDocument)]
         self.reservations = [d for d in documents if isinstance(d, ReserveDocument)]
         self.settled = {d.reservation: d for d in documents if isinstance(d, SettleDocument)}
         self.frames_of: dict[int, list[int]] = {}
@@ -117,16 +123,23 @@ class SessionReader:
             )
         return Segmentation(labels, maps[0], maps[1])
 
+    def learned(self, cycle: int) -> list[ModelChange]:
+        """Return the weights that models changed to before a cycle, checked against their checksums."""
+        return [read_model(self.folder, change) for change in self.changes if change.cycle == cycle]
+
     def problems(self) -> list[str]:
-        """Check every acknowledged image against its checksum; return what is wrong, a line each."""
-        counted: list[FrameDocument | CycleDocument] = [*self.frames.values(), *self.cycles]
+        """Check all acknowledged images and weights by their checksums; return what is wrong, a line each."""
+        counted: list[FrameDocument | CycleDocument | ModelDocument]
+        counted = [*self.frames.values(), *self.cycles, *self.changes]
         return [text for text in (self.problem(document) for document in counted) if text is not None]
 
-    def problem(self, document: FrameDocument | CycleDocument) -> str | None:
-        """Return what is wrong with the images that a document names, if anything is."""
+    def problem(self, document: FrameDocument | CycleDocument | ModelDocument) -> str | None:
+        """Return what is wrong with the images or weights that a document names, if anything is."""
         try:
             if isinstance(document, FrameDocument):
                 self.frame(document.index)
+            elif isinstance(document, ModelDocument):
+                read_model(self.folder, document)
             else:
                 self.denoised(document)
                 self.segmentation(document)

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from controller.core.decision import Question
-from controller.core.frame import Frame
+from controller.core.frame import LEVELS, Frame
 from controller.core.settings import ScanSettings
 from controller.recording.charts import evenly
 from controller.recording.documents import CycleDocument, FrameDocument
@@ -102,7 +102,7 @@ def _key_panels(
     draw = _Drawing(settings, side, shown)
     found = [_photons(f"{MODALITIES[settings.modality]}, raw", document, frame, shown, side)]
     if cycle and cycle.denoised:
-        note = "by the fallback" if cycle.denoised.level else shown.text
+        note = "by the fallback" if cycle.denoised.level == len(LEVELS) - 1 else shown.text
         found.append(draw.panel("Denoised", denoised.mean if denoised else None, note))
     if cycle and cycle.segmentation:
         segmentation = record.segmentation(cycle)

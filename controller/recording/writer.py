@@ -13,59 +13,46 @@ import queue
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from controller.core.decision import AskLabel, Cycle, Dose, Question
 from controller.core.dose import Lit, Reservation
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Frame
+from controller.core.protocols import ModelChange
 from controller.recording import layers
-from controller.recording.commit import FRAMES_MAX, GroupCommit
+from controller.recording.commit import GroupCommit
 from controller.recording.documents import (
     CycleDocument,
-    DenoisedEntry,
     Document,
     DoseEntry,
     FrameDocument,
-    LostDocument,
+    ModelDocument,
     ReserveDocument,
     ResumeDocument,
-    SegmentationEntry,
     SettleDocument,
     StartDocument,
     Status,
     StopDocument,
+    now_utc,
+    printable,
+    uid_of,
 )
-from controller.recording.journal import JOURNAL_NAME, Journal, cut_torn_line, read_journal, without_lost
+from controller.recording.image_writer import ImageWriter
+from controller.recording.journal import JOURNAL_NAME, Journal, cut_torn_line
+from controller.recording.models import write_model
 from controller.recording.reader import SessionReader
+from controller.recording.reopening import FRAMES_AT_STAKE, take_back_lost, tidy_images
 
 _QUEUE_LENGTH = 8
-# Light that a killed process may lose: the frame under the light and those on their way to the disk.
-_FRAMES_AT_STAKE = 4
 # The loop has the processor for itself until its next scan runs (which sets up its devices first), but
 # not for longer than this: who writes beside it makes its threads wait for each other.
 _HOLD_BACK_S, _SET_UP_S = 0.005, 0.001
-# The newest images that the group commit may not have synced: of each frame, its own and its cycle's.
-_UNSYNCED_MAX = 2 * (FRAMES_MAX + _FRAMES_AT_STAKE)
 _LIST_EVERY = 32
-
-
-def now_utc() -> str:
-    """Return the wall time, for names and records only."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def printable(text: str) -> str:
-    """Return text that UTF-8 can hold; a broken device may send anything in an error message."""
-    return text.encode("utf-8", "replace").decode()
 
 
 def claim_folder(folder: Path) -> Journal:
@@ -93,43 +80,6 @@ def claim_folder(folder: Path) -> Journal:
 def _why(error: BaseException) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return printable(text or type(error).__name__)
-
-
-def _take_back_lost(journal: Journal, reader: SessionReader) -> None:
-    """Write down which frames and cycles lost their pixels, if the power failed before they were synced.
-
-    Only the newest can be among them; an older image that is damaged is another matter.
-    """
-    documents = read_journal(reader.folder)
-    newest: list[tuple[int, FrameDocument | CycleDocument]] = []
-    for number, document in enumerate(documents):
-        if isinstance(document, ResumeDocument | StopDocument | LostDocument):
-            newest = []  # these are synced with all before them
-        elif isinstance(document, FrameDocument) or (
-            isinstance(document, CycleDocument) and (document.denoised or document.segmentation)
-        ):
-            newest.append((number, document))
-    newest = newest[-_UNSYNCED_MAX:]
-    movies = {d.path: _movie(d) for _, d in newest if isinstance(d, FrameDocument)}
-    for path, movie in movies.items():
-        if movie is not None:
-            layers.set_length(reader.bundle, path, movie)
-    for number, document in newest:
-        if (reason := reader.problem(document)) is not None:
-            uid = _uid(reader.start.run_id, f"lost/{len(documents)}")
-            journal.append(LostDocument(uid=uid, created_utc=now_utc(), since=number, reason=reason))
-            journal.sync()
-            return
-
-
-def _uid(run_id: str, name: str) -> str:
-    return str(uuid.uuid5(uuid.UUID(run_id), name))
-
-
-def _movie(newest: FrameDocument) -> layers.Movie | None:
-    if newest.plane is None:
-        return None
-    return layers.Movie(newest.plane + 1, newest.settings.shape_yx, newest.dtype)
 
 
 class SessionWriter:
@@ -166,10 +116,9 @@ class SessionWriter:
         self._frames_on_the_way = 0
         self._failure: BaseException | None = None
         self._reservations = self._earlier = 0
-        self._frames: dict[int, tuple[str, int | None]] = {}  # by index: the group, and the plane in it
-        self._movie: layers.Movie | None = None  # the newest frame belongs to it
         self._scanning = threading.Event()
         self._commit = GroupCommit(journal.sync, self._fail)
+        self._images = ImageWriter(self.bundle, self._commit)
         self._thread = threading.Thread(target=self._write, name="session-writer", daemon=True)
         self._thread.start()
 
@@ -182,7 +131,7 @@ class SessionWriter:
         folder = journal.folder
         try:
             layers.create_bundle(folder / layers.BUNDLE_NAME, {"run_id": start["run_id"]})
-            uid = _uid(start["run_id"], "start")
+            uid = uid_of(start["run_id"], "start")
             journal.append(StartDocument(uid=uid, created_utc=now_utc(), **start))
             journal.sync()
             layers.sync_up_to_root(folder)
@@ -201,7 +150,7 @@ class SessionWriter:
         try:
             cut_torn_line(folder)
             reader = SessionReader(folder)
-            _take_back_lost(journal, reader)
+            take_back_lost(journal, reader)
         except BaseException:
             journal.close()
             raise
@@ -209,25 +158,20 @@ class SessionWriter:
 
     def resume(self, *, now_s: float, versions: dict[str, str]) -> None:
         """Tidy up after the crash and write down that the session goes on."""
-        documents = without_lost(read_journal(self.folder))
-        cycles = [document for document in documents if isinstance(document, CycleDocument)]
-        frames = [document for document in documents if isinstance(document, FrameDocument)]
-        self._frames = {document.index: (document.path, document.plane) for document in frames}
-        derived = {cycle.denoised.path for cycle in cycles if cycle.denoised}
-        for entry in (cycle.segmentation for cycle in cycles if cycle.segmentation):
-            derived |= {f"{entry.path}/labels", f"{entry.path}_probability"}
-        layers.tidy_after_crash(self.bundle, {frame.path: _movie(frame) for frame in frames}, derived)
-        self._reservations = sum(isinstance(document, ReserveDocument) for document in documents)
-        self._earlier = len(documents)
+        reader = SessionReader(self.folder)
+        tidy_images(reader)
+        self._images.know(reader.frames.values())
+        self._reservations = len(reader.reservations)
+        self._earlier = len(reader.documents)
         self._append(
             ResumeDocument(
-                uid=self._uid(f"resume/{len(documents)}"),
+                uid=self._uid(f"resume/{self._earlier}"),
                 created_utc=now_utc(),
                 now_s=now_s,
                 versions=versions,
             )
         )
-        self._list_images()
+        self._images.list_images()
         os.sync()  # also what the part before wrote and had not synced when it was cut off
 
     def reserve(self, booking: Reservation, cycle: int, now_s: float) -> None:
@@ -237,7 +181,7 @@ class SessionWriter:
         """
         with self._on_the_way:
             self._on_the_way.wait_for(
-                lambda: self._failure is not None or self._frames_on_the_way < _FRAMES_AT_STAKE
+                lambda: self._failure is not None or self._frames_on_the_way < FRAMES_AT_STAKE
             )
         self._raise_failure()
         number, self._reservations = self._reservations, self._reservations + 1
@@ -287,6 +231,10 @@ class SessionWriter:
         """Hand over a finished cycle."""
         self._put(lambda: self._write_cycle(cycle, now_s))
 
+    def append_model(self, change: ModelChange, cycle: int) -> None:
+        """Hand over what a model has learned; it holds from ``cycle`` on."""
+        self._put(lambda: self._write_model(change, cycle))
+
     def finish(
         self, status: Status, reason: str, *, cycles: int, faults: int, dose: Dose, now_s: float
     ) -> Status:
@@ -295,7 +243,7 @@ class SessionWriter:
         self._jobs.put(None)
         self._thread.join()
         try:
-            self._list_images()
+            self._images.list_images()
         except Exception as error:  # noqa: BLE001  # told by the stop document that follows
             self._fail(error)
         self._commit.close()
@@ -331,7 +279,7 @@ class SessionWriter:
     @property
     def frames(self) -> int:
         """Return how many frames are safe on disk."""
-        return len(self._frames)
+        return len(self._images.frames)
 
     def abandon(self) -> None:
         """Let go of the folder without a stop document, after a start that failed."""
@@ -382,7 +330,7 @@ class SessionWriter:
         # Not if there is more to write already: then the loop is faster than the disk.
         if plane is None and self._frames_on_the_way == 1 and self._scanning.wait(_HOLD_BACK_S):
             time.sleep(_SET_UP_S)
-        path = self._write_pixels(frame, plane)
+        path = self._images.write_frame(frame, plane)
         document = FrameDocument(
             uid=self._uid(f"frame/{self._earlier}/{frame.index}"),
             index=frame.index,
@@ -397,54 +345,23 @@ class SessionWriter:
         )
         self._append(document)
         self._commit.add(frames=1)
-        self._frames[frame.index] = path, plane
+        self._images.frames[frame.index] = path, plane
         with self._on_the_way:
             self._frames_on_the_way -= 1
             self._on_the_way.notify_all()
         if self._acknowledged is not None:
             with suppress(Exception):  # a display in trouble does not spoil a record
                 self._acknowledged(frame.index)
-        if len(self._frames) % _LIST_EVERY == 0:
-            self._list_images()
-
-    def _write_pixels(self, frame: Frame, plane: int | None) -> str:
-        """Write the pixels of a frame and return the group they are in."""
-        attributes = {
-            "index": frame.index,
-            "started_s": frame.started_s,
-            "settings": frame.settings.model_dump(mode="json"),
-        }
-        if plane is None:
-            path = f"{frame.index:06d}"
-            self._movie = None
-            written = layers.write_image(
-                self.bundle, path, frame.photons, frame.settings, attributes=attributes
-            )
-        else:
-            path = self._group_of_plane(frame, plane)
-            written = layers.write_plane(
-                self.bundle, path, plane, frame.photons, frame.settings, attributes=attributes
-            )
-        self._commit.add(written)
-        return path
-
-    def _group_of_plane(self, frame: Frame, plane: int) -> str:
-        movie = layers.Movie(plane + 1, frame.settings.shape_yx, frame.photons.dtype.name)
-        before = replace(movie, planes=plane)
-        if plane > 0 and self._movie != before:
-            raise RecordingError(
-                f"the frames of a movie must be alike and in order: frame {frame.index} needs {before} "
-                f"before it, there is {self._movie}"
-            )
-        self._movie = movie
-        return f"{frame.index:06d}" if plane == 0 else self._frames[frame.index - 1][0]
-
-    def _list_images(self) -> None:
-        paths = list(dict.fromkeys(path for path, _ in self._frames.values()))
-        self._commit.add(layers.list_images(self.bundle, paths))
+        if self.frames % _LIST_EVERY == 0:
+            self._images.list_images()
 
     def _write_cycle(self, cycle: Cycle, now_s: float) -> None:
-        denoised, segmentation = self._write_denoised(cycle), self._write_segmentation(cycle)
+        frame, denoised, segmentation = cycle.frame, None, None
+        kept_from = cycle.segmentation_of
+        if frame is not None and cycle.denoised is not None:
+            denoised = self._images.write_denoised(frame, cycle.denoised)
+        if frame is not None and cycle.segmentation is not None and kept_from is None:
+            segmentation = self._images.write_segmentation(frame, cycle.segmentation)
         # Before the journal line: a question may be put twice after a crash, never lost.
         faults = [*cycle.faults, *self._put_question(cycle)]
         document = CycleDocument(
@@ -453,14 +370,31 @@ class SessionWriter:
             now_s=now_s,
             decision=cycle.decision,
             decided_by=cycle.decided_by,
-            frame_index=None if cycle.frame is None else cycle.frame.index,
+            frame_index=None if frame is None else frame.index,
             refused=None if cycle.refused is None else printable(cycle.refused),
             failure=None if cycle.failure is None else printable(cycle.failure),
             faults=tuple(printable(fault) for fault in faults),
             denoised=denoised,
             segmentation=segmentation,
+            segmentation_frame=None if kept_from is None else kept_from.index,
+            level=cycle.level,
+            decided_on_age_s=cycle.decided_on_age_s,
             dose=DoseEntry(**asdict(cycle.dose)),
             timings_s=cycle.timings_s,
+        )
+        self._append(document)
+        self._commit.add()
+
+    def _write_model(self, change: ModelChange, cycle: int) -> None:
+        write_model(self.folder, change)
+        document = ModelDocument(
+            uid=self._uid(f"model/{self._earlier}/{cycle}/{change.role}"),
+            cycle=cycle,
+            role=change.role,
+            sha256=change.sha256,
+            score_before=change.score_before,
+            score_after=change.score_after,
+            reason=printable(change.reason),
         )
         self._append(document)
         self._commit.add()
@@ -475,44 +409,5 @@ class SessionWriter:
             return [f"the question is not in the queue yet: {_why(error)}"]
         return []
 
-    def _write_denoised(self, cycle: Cycle) -> DenoisedEntry | None:
-        frame, denoised = cycle.frame, cycle.denoised
-        if frame is None or denoised is None:
-            return None
-        source, _ = self._frames[frame.index]
-        path = f"{source}_denoised"
-        image = np.stack([denoised.mean, denoised.std])
-        written = layers.write_image(
-            self.bundle,
-            path,
-            image,
-            frame.settings,
-            channels=("mean", "std"),
-            attributes={"derived_from": source, "level": denoised.level},
-        )
-        self._commit.add(written)
-        return DenoisedEntry(
-            path=path, level=denoised.level, latency_s=denoised.latency_s, blake2b=layers.checksum(image)
-        )
-
-    def _write_segmentation(self, cycle: Cycle) -> SegmentationEntry | None:
-        frame, segmentation = cycle.frame, cycle.segmentation
-        if frame is None or segmentation is None:
-            return None
-        path, plane = self._frames[frame.index]
-        maps = np.stack([segmentation.probability, segmentation.uncertainty])
-        written = layers.write_image(
-            self.bundle,
-            f"{path}_probability",
-            maps,
-            frame.settings,
-            channels=("probability", "uncertainty"),
-            attributes={"derived_from": path},
-        )
-        labels = segmentation.labels
-        written += layers.write_labels(self.bundle, path, labels, frame.settings, source="model", plane=plane)
-        self._commit.add(written)
-        return SegmentationEntry(path=path, objects=int(labels.max()), blake2b=layers.checksum(labels, maps))
-
     def _uid(self, name: str) -> str:
-        return _uid(self.run_id, name)
+        return uid_of(self.run_id, name)

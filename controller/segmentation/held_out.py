@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize, special
 
+from controller.learning.rasterise import Target
 from controller.segmentation.heads import head_maps, instances
 from controller.segmentation.network_options import Kind, NetworkOptions
 from controller.segmentation.network_targets import UNLABELLED
@@ -73,10 +75,7 @@ def score(
 
 
 def fitted(
-    outputs: list[NDArray[np.float32]],
-    classes: list[NDArray[np.int64]],
-    labels: list[NDArray[np.int32]],
-    options: NetworkOptions,
+    outputs: Sequence[NDArray[np.float32]], targets: Sequence[Target], options: NetworkOptions
 ) -> NetworkOptions:
     """Return the options with the temperature and the centre threshold that suit held-out images best.
 
@@ -84,13 +83,18 @@ def fitted(
     ----------
     outputs
         What the network said of each image, shape ``(outputs, y, x)``.
-    classes, labels
-        The truth, -1 = unlabelled. Without a labelled pixel the options stay as they are.
+    targets
+        The truth. Without a labelled pixel the options stay as they are, and without an object that is
+        known as a whole the threshold does.
     """
+    classes = [target.classes for target in targets]
     if not any((one != UNLABELLED).any() for one in classes):
         return options
     options = options.replace(temperature=_temperature(outputs, classes, options))
+    if not any((target.instances > 0).any() for target in targets):
+        return options
     maps = [head_maps(one, options) for one in outputs]
+    labels = [truth_of(target) for target in targets]
 
     def f1(threshold: float) -> float:
         at = options.replace(center_threshold=threshold)
@@ -102,7 +106,7 @@ def fitted(
 
 
 def _temperature(
-    outputs: list[NDArray[np.float32]], classes: list[NDArray[np.int64]], options: NetworkOptions
+    outputs: Sequence[NDArray[np.float32]], classes: Sequence[NDArray[Any]], options: NetworkOptions
 ) -> float:
     """Return what the scores must be divided by for the least cross-entropy of the heads' mean.
 
@@ -112,7 +116,7 @@ def _temperature(
     for output, truth in zip(outputs, classes, strict=True):
         known = truth != UNLABELLED
         scores.append(output[:-2].reshape(options.heads, options.class_scores, *truth.shape)[:, :, known])
-        answers.append(truth[known])
+        answers.append(truth[known].astype(np.int64))
     every = np.concatenate(scores, axis=2).astype(np.float64)
     # A hundred thousand pixels say it as well as all of them.
     step = -(-every.shape[2] // 100_000)
@@ -125,6 +129,12 @@ def _temperature(
 
     best = optimize.minimize_scalar(cross_entropy, bounds=(-2.0, 2.0), method="bounded")
     return float(np.exp(best.x))
+
+
+def truth_of(target: Target) -> NDArray[np.int32]:
+    """Return the objects that are known as a whole, 0 where no object is, -1 where nobody can say."""
+    is_known = target.is_shape_known
+    return np.where(is_known, target.instances, UNLABELLED).astype(np.int32)
 
 
 def _without_unlabelled(labels: NDArray[np.int32], truth: NDArray[np.int32]) -> NDArray[np.int32]:

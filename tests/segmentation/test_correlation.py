@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.measures import Matches, match_objects
 from controller.core.frame import Denoised, Frame
 from controller.core.protocols import Plugin, Segmenter
 from controller.core.settings import Region, ScanSettings
@@ -188,52 +189,37 @@ def test_reset_forgets_the_past_and_nothing_is_said_without_any() -> None:
     assert segmenter.step(frame(movie[-1]), None).labels.max() == 0
 
 
-def _hits_false_missed(labels: NDArray[np.int32], neurons: NDArray[Any], active: set[int]) -> NDArray[Any]:
-    """Count cells at an overlap (IoU) above 0.3. Whoever finds a quiet cell is neither right nor wrong."""
-    visible = [n for n in np.unique(neurons) if n > 0 and np.sum(neurons == n) >= 30]
-    hit, right = 0, 0
-    for neuron in visible:
-        there = neurons == neuron
-        counts = np.bincount(labels[there], minlength=int(labels.max()) + 1)
-        counts[0] = 0
-        best = int(np.argmax(counts))
-        is_found = counts[best] > 0.3 * np.sum(there | (labels == best)) and best > 0
-        right += is_found
-        hit += is_found and neuron in active
-    wanted = sum(neuron in active for neuron in visible)
-    return np.array([hit, labels.max() - right, wanted - hit])
+def _matches(labels: NDArray[np.int32], neurons: NDArray[Any], active: list[int]) -> Matches:
+    """Match at an IoU above 0.3. Whoever finds a quiet cell is neither right nor wrong."""
+    sizes = np.bincount(neurons.ravel())
+    visible = np.where(sizes[neurons] >= 30, neurons, 0)
+    wanted = np.where(np.isin(visible, active), visible, 0)
+    everyone, found_active = (match_objects(labels, truth, 0.3) for truth in (visible, wanted))
+    return Matches(found_active.hits, everyone.wrong, found_active.missed)
 
 
 def test_of_simulated_movies_it_finds_the_active_cells_better_than_the_mean_image_shows_them() -> None:
-    scores = np.zeros((2, 3))
-    options = TwoPhotonDatasetOptions(
-        frames=100,
-        line_averages=3,  # 39 frames a second
-        brain=BrainOptions(
-            activity=ActivityOptions(burst_rate_hz=0.4),
-            tissue=TissueOptions(top_m=120e-6, bottom_m=180e-6),
-        ),
+    by_activity, by_brightness = Matches(0, 0, 0), Matches(0, 0, 0)
+    brain = BrainOptions(
+        activity=ActivityOptions(burst_rate_hz=0.4), tissue=TissueOptions(top_m=120e-6, bottom_m=180e-6)
+    )
+    options = TwoPhotonDatasetOptions(frames=100, line_averages=3, brain=brain)  # 39 frames a second
+    # The best options of 48 for the mean image, chosen with the truth of other movies.
+    objects = ThresholdWatershedSegmenter.Options(
+        object_size_m=12e-6, threshold=20.0, smallest_area=0.5, smoothing=0.15, local_weight=0.0
     )
     for seed in (10, 11, 14):
         item = TwoPhotonDataset(options, seed).item(0)
         traces = {name: t for name, t in item.tables["traces"].items() if name != "time_s"}
-        active = {int(name.split("_")[1]) for name, trace in traces.items() if np.ptp(trace) > 0.3}
-        movie = item.images["frames"]
-        labels = found(movie, units_per_photon=100.0, offset_units=200.0)
-        scores[0] += _hits_false_missed(labels, item.labels["neurons"], active)
-        # The best options of 48 for the mean image, chosen with the truth of other movies.
-        by_brightness = ThresholdWatershedSegmenter(
-            ThresholdWatershedSegmenter.Options(
-                object_size_m=12e-6, threshold=20.0, smallest_area=0.5, smoothing=0.15, local_weight=0.0
-            )
-        )
-        photons = np.maximum(np.sum(movie - 200.0, axis=0), 0.0) / 100.0
-        labels = by_brightness.step(frame(photons), None).labels
-        scores[1] += _hits_false_missed(labels, item.labels["neurons"], active)
-    hits, wrong, missed = scores.T
-    f1 = 2 * hits / (2 * hits + wrong + missed)
-    assert f1[0] > 0.7
-    assert f1[0] > f1[1] + 0.15
+        active = [int(name.split("_")[1]) for name, trace in traces.items() if np.ptp(trace) > 0.3]
+        photons = (item.images["frames"] - 200.0) / 100.0
+        neurons = item.labels["neurons"]
+        by_activity += _matches(found(photons), neurons, active)
+        total = frame(np.maximum(np.sum(photons, axis=0), 0.0))
+        labels = ThresholdWatershedSegmenter(objects).step(total, None).labels
+        by_brightness += _matches(labels, neurons, active)
+    assert by_activity.f1 > 0.7
+    assert by_activity.f1 > by_brightness.f1 + 0.3
 
 
 @settings(deadline=None, max_examples=25)

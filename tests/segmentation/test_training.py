@@ -3,19 +3,28 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from controller.networks.weights import WeightsError, pack
+from controller.learning.annotations import (
+    Annotation,
+    BoxAnnotation,
+    ImageAnnotations,
+    LabelSchema,
+    PointsAnnotation,
+    Rectangle,
+    TagAnnotation,
+)
+from controller.learning.weak_losses import Targets
+from controller.networks.weights import Weights, WeightsError, pack
 from controller.segmentation.heads import head_maps, instances
 from controller.segmentation.held_out import Matches, fitted, matches, score
+from controller.segmentation.labelled_image import LabelledImage, example_of
 from controller.segmentation.network_inputs import CHANNELS, network_inputs
 from controller.segmentation.network_options import ARCHITECTURE, NetworkOptions, options_of
-from controller.segmentation.network_targets import UNLABELLED, dense_targets
+from controller.segmentation.network_targets import UNLABELLED, target_of_labels
 from controller.segmentation.training import (
-    LabelledImage,
     Trained,
     TrainingOptions,
-    batch_of,
+    answer_of,
     build,
-    example_of,
     loss_of,
     network_of,
     train,
@@ -38,10 +47,18 @@ def discs(seed: int, photons: float = 12.0, size: int = 48) -> LabelledImage:
     return LabelledImage(rng.poisson(expected).astype(np.float32), labels)
 
 
-def answers(images: list[LabelledImage], trained: Trained) -> list[NDArray[np.float32]]:
-    network = network_of(trained.weights, options_of(trained.weights.card)).eval()
-    with torch.inference_mode():
-        return [network(torch.from_numpy(network_inputs(image.photons)[None]))[0].numpy() for image in images]
+def answers(images: list[LabelledImage], weights: Weights | None) -> list[NDArray[np.int32]]:
+    """Return the objects that a network finds; a fresh one without weights."""
+    options = DISCS if weights is None else options_of(weights.card)
+    fresh = build(DISCS, np.random.default_rng(0))
+    network = fresh if weights is None else network_of(weights, options)
+    return [
+        instances(head_maps(answer_of(network, example_of(i, options)), options), options) for i in images
+    ]
+
+
+def dice(found: list[NDArray[np.int32]], truth: list[LabelledImage]) -> float:
+    return score(zip(found, [np.asarray(image.labels) for image in truth], strict=True), "objects", 9.0).dice
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +69,69 @@ def trained() -> Trained:
 
 def test_a_short_training_finds_discs_that_a_fresh_network_does_not(trained: Trained) -> None:
     unseen = [discs(200 + n) for n in range(4)]
-    options = options_of(trained.weights.card)
-    found = [instances(head_maps(out, options), options) for out in answers(unseen, trained)]
-    learned = score(zip(found, [image.labels for image in unseen], strict=True), "objects", 9.0)
+    found = answers(unseen, trained.weights)
+    learned = score(zip(found, [np.asarray(i.labels) for i in unseen], strict=True), "objects", 9.0)
     assert learned.dice > 0.85
-    assert learned.f1 > 0.9, learned
-    fresh = build(DISCS, np.random.default_rng(0)).eval()
-    with torch.inference_mode():
-        outputs = [fresh(torch.from_numpy(network_inputs(i.photons)[None]))[0].numpy() for i in unseen]
-    nothing = [instances(head_maps(out, DISCS), DISCS) for out in outputs]
-    assert score(zip(nothing, [i.labels for i in unseen], strict=True), "objects", 9.0).dice < 0.4
+    assert learned.f1 > 0.9
+    assert dice(answers(unseen, None), unseen) < 0.4
+
+
+def annotated(kind: str, seed: int) -> LabelledImage:
+    """Return a picture of discs with what somebody says of them who has little time."""
+    image = discs(seed)
+    truth = np.asarray(image.labels)
+    schema = LabelSchema(classes=("object",))
+    numbers = [n for n in range(1, truth.max() + 1) if (truth == n).any()]
+    places = [tuple(np.argwhere(truth == n).mean(axis=0).round()) for n in numbers]
+    nothing = PointsAnnotation(
+        class_name="nothing here",
+        points_yx=tuple((float(y), float(x)) for y, x in np.argwhere(truth == 0)[::97]),
+    )
+    said: tuple[Annotation, ...]
+    if kind == "points":
+        clicks = PointsAnnotation(
+            class_name="object", points_yx=tuple((float(y), float(x)) for y, x in places)
+        )
+        said = (clicks, nothing)
+    elif kind == "boxes":
+        corners = [
+            (np.argwhere(truth == n).min(axis=0), np.argwhere(truth == n).max(axis=0)) for n in numbers
+        ]
+        said = tuple(
+            BoxAnnotation(
+                class_name="object",
+                coverage="image",
+                extent=Rectangle(
+                    y_min=float(low[0]) - 0.5,
+                    x_min=float(low[1]) - 0.5,
+                    y_max=float(high[0]) + 0.49,
+                    x_max=float(high[1]) + 0.49,
+                ),
+            )
+            for low, high in corners
+        )
+    else:
+        said = (TagAnnotation(present=("object",)), nothing)
+    return LabelledImage(
+        image.photons, ImageAnnotations(shape_yx=(48, 48), label_schema=schema, annotations=said)
+    )
+
+
+@pytest.mark.parametrize(("kind", "least"), [("points", 0.6), ("boxes", 0.7), ("a mix", 0.6)])
+def test_it_learns_from_what_people_say_in_less_time_than_a_mask_takes(kind: str, least: float) -> None:
+    unseen = [discs(200 + n) for n in range(4)]
+    kinds = ("points", "boxes", "tags") if kind == "a mix" else (kind,)
+    images = [annotated(kinds[n % len(kinds)], n) for n in range(12)]
+    done = train(images, [discs(100)], DISCS, SHORT, np.random.default_rng(0))
+    assert dice(answers(unseen, done.weights), unseen) > least
+
+
+def test_a_tag_is_learned_from_the_whole_image_only() -> None:
+    example = example_of(annotated("tags", 0), DISCS)
+    assert example.needs_whole
+    assert not example_of(annotated("points", 0), DISCS).needs_whole
+    patch = example.patch(32, np.random.default_rng(0))
+    assert (patch.target.tags != 1).all()
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(trained: Trained) -> None:
@@ -91,13 +161,12 @@ def test_training_goes_on_from_weights_and_keeps_them_if_nothing_is_better(train
 
 def test_what_nobody_labelled_gives_no_gradient() -> None:
     image = discs(3)
-    labels = image.labels.copy()
+    labels = np.asarray(image.labels).copy()
     labels[:, 24:] = UNLABELLED
-    example = example_of(LabelledImage(image.photons, labels), DISCS, 48)
-    outputs = torch.randn(
-        1, DISCS.outputs, 48, 48, generator=torch.Generator().manual_seed(0), requires_grad=True
-    )
-    loss_of(outputs, batch_of([example]), DISCS, SHORT, torch.ones(1, 2)).backward()
+    target = Targets.stack([example_of(LabelledImage(image.photons, labels), DISCS).target])
+    noise = torch.Generator().manual_seed(0)
+    outputs = torch.randn(1, DISCS.outputs, 48, 48, generator=noise, requires_grad=True)
+    loss_of(outputs, target, DISCS, SHORT.loss, torch.ones(1, 2)).backward()
     assert outputs.grad is not None
     assert torch.all(outputs.grad[..., 24:] == 0)
     assert torch.all(outputs.grad[..., :24].abs().sum(dim=1) > 0)
@@ -105,19 +174,29 @@ def test_what_nobody_labelled_gives_no_gradient() -> None:
 
 def test_a_head_that_gives_an_image_no_weight_learns_nothing_from_it() -> None:
     outputs = torch.zeros(1, DISCS.outputs, 48, 48, requires_grad=True)
-    loss_of(
-        outputs, batch_of([example_of(discs(3), DISCS, 48)]), DISCS, SHORT, torch.tensor([[0.0, 2.0]])
-    ).backward()
+    target = Targets.stack([example_of(discs(3), DISCS).target])
+    loss_of(outputs, target, DISCS, SHORT.loss, torch.tensor([[0.0, 2.0]])).backward()
     assert outputs.grad is not None
     assert torch.all(outputs.grad[0, 0] == 0)
     assert torch.all(outputs.grad[0, 1] != 0)
 
 
 def test_small_images_are_mirrored_and_the_mirror_is_unlabelled() -> None:
-    example = example_of(LabelledImage(np.ones((5, 7), np.float32), np.ones((5, 7), np.int32)), DISCS, 32)
+    image = LabelledImage(np.ones((5, 7), np.float32), np.ones((5, 7), np.int32))
+    example = example_of(image, DISCS, 32)
     assert example.inputs.shape == (len(CHANNELS), 32, 32)
-    assert np.count_nonzero(example.targets.classes != UNLABELLED) == 35
-    assert np.count_nonzero(example.targets.is_known) == 35
+    assert np.count_nonzero(example.target.classes != UNLABELLED) == 35
+    assert np.count_nonzero(example.target.is_shape_known) == 35
+    assert np.count_nonzero(example.target.centre_weights) == 35
+
+
+def test_patches_turn_image_and_labels_alike() -> None:
+    labels = np.arange(40 * 40, dtype=np.int32).reshape(40, 40)
+    example = example_of(LabelledImage(np.ones((40, 40), np.float32), labels), DISCS)
+    example.inputs[0] = labels
+    for seed in range(8):
+        patch = example.patch(32, np.random.default_rng(seed))
+        np.testing.assert_array_equal(patch.inputs[0], patch.target.instances)
 
 
 def test_centres_and_depth_mark_each_object_once() -> None:
@@ -125,20 +204,20 @@ def test_centres_and_depth_mark_each_object_once() -> None:
     labels[5:14, 5:14] = 1
     labels[5:14, 14:23] = 3
     labels[20:, :5] = UNLABELLED
-    targets = dense_targets(labels, 9.0)
-    assert targets.centers[9, 9] == targets.centers[9, 18] == 1
-    assert targets.centers[9, 13] < 0.1
-    assert targets.depth[9, 9] == 1
-    assert targets.depth[9, 13] == targets.depth[9, 14] == pytest.approx(0.2)
+    targets = target_of_labels(labels, DISCS)
+    assert targets.centres[9, 9] == targets.centres[9, 18] == 1
+    assert targets.centres[9, 13] < 0.1
+    assert targets.distances[9, 9] == 1
+    assert targets.distances[9, 13] == targets.distances[9, 14] == pytest.approx(0.2)
     assert set(np.unique(targets.classes[20:, :5])) == {UNLABELLED}
-    assert not targets.is_known[20:, :5].any()
+    assert not targets.is_shape_known[20:, :5].any()
 
 
 def test_the_centre_of_a_ring_lies_on_it() -> None:
     y, x = np.mgrid[:41, :41]
     distance = np.hypot(y - 20, x - 20)
     ring = ((distance > 12) & (distance < 16)).astype(np.int32)
-    centers = dense_targets(ring, 30.0).centers
+    centers = target_of_labels(ring, DISCS.replace(object_px=30.0)).centres
     assert ring[np.unravel_index(np.argmax(centers), centers.shape)] == 1
 
 
@@ -157,14 +236,14 @@ def test_the_temperature_makes_too_sure_scores_honest() -> None:
     scores = rng.normal(0, 2, (64, 64))
     truth = (rng.random((64, 64)) < 1 / (1 + np.exp(-scores))).astype(np.int64)
     outputs = np.stack([3 * scores, 3 * scores, scores, scores]).astype(np.float32)
-    options = fitted([outputs], [truth], [truth.astype(np.int32)], DISCS)
+    options = fitted([outputs], [target_of_labels(truth.astype(np.int32), DISCS)], DISCS)
     assert options.temperature == pytest.approx(3.0, rel=0.1)
 
 
 def test_the_temperature_stays_where_nothing_is_labelled() -> None:
     nobody = np.full((8, 8), UNLABELLED)
     outputs = np.zeros((4, 8, 8), np.float32)
-    assert fitted([outputs], [nobody], [nobody.astype(np.int32)], DISCS) == DISCS
+    assert fitted([outputs], [target_of_labels(nobody.astype(np.int32), DISCS)], DISCS) == DISCS
 
 
 def test_objects_match_by_overlap_and_spots_by_their_places() -> None:

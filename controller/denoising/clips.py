@@ -1,0 +1,133 @@
+"""Pieces of movies to learn from: each frame with what a denoiser would remember when it came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.frame import FloatImage
+from controller.denoising.averages import MovingAverages
+from controller.denoising.causal_network import conditions_of
+from controller.denoising.training_pair import Corruption, Pair
+
+#: A mean below this many photons a pixel is taken for this: nothing is divided by zero.
+DARKEST = 1e-3
+
+Images = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One thing to learn: an input and what should be answered, in units of ``scale`` photons.
+
+    ``weight`` is 0 where a pixel must not count, ``target_variance`` what is known of the
+    noise of the target.
+    """
+
+    images: Images
+    conditions: Images
+    target: FloatImage
+    weight: FloatImage
+    target_variance: FloatImage
+    scale: float
+
+
+class Clip:
+    """A piece of a movie with the moving averages before each of its frames.
+
+    Parameters
+    ----------
+    photons
+        Consecutive frames of one place in photons, shape ``(t, y, x)``.
+    taus_frames
+        Time constants of the averages.
+    corruption
+        Makes pairs of independent noise from a frame; not asked where there is a ``truth``.
+    truth
+        Expected photons of each frame, of a simulated movie.
+    read_variance
+        Of the detector in the dark, photons².
+    """
+
+    def __init__(
+        self,
+        photons: NDArray[np.float32],
+        taus_frames: Sequence[float],
+        corruption: Corruption,
+        *,
+        truth: NDArray[np.float32] | None = None,
+        read_variance: float = 0.0,
+    ) -> None:
+        self.photons, self.truth = photons, truth
+        self.corruption, self.read_variance = corruption, read_variance
+        averages = MovingAverages(taus_frames, photons.shape[1:])
+        self.past = np.empty((len(photons), len(taus_frames), *photons.shape[1:]), np.float32)
+        self.variances = np.empty((len(photons), len(taus_frames)))
+        self.levels = np.empty(len(photons))
+        for index, frame in enumerate(photons):
+            self.past[index], self.variances[index] = averages.images, averages.variances
+            averages.add(frame)
+            self.levels[index] = max(float(averages.images[-1].mean()), DARKEST)
+
+    def __len__(self) -> int:
+        return len(self.photons)
+
+    def until(self, end: int) -> Clip:
+        """Return the first ``end`` frames, sharing memory."""
+        first = copy(self)
+        first.photons, first.past = self.photons[:end], self.past[:end]
+        first.truth = None if self.truth is None else self.truth[:end]
+        return first
+
+    def example(self, index: int, place: tuple[slice, slice], rng: np.random.Generator) -> Example:
+        """Return a part of frame ``index`` to learn from."""
+        frame = self.photons[index][place]
+        if self.truth is None:
+            pair = self.corruption.pair(frame, rng)
+        else:
+            pair = Pair(frame, self.truth[index][place], np.ones_like(frame))
+        scale = float(self.levels[index])
+        noise = np.zeros_like(pair.target) if pair.target_variance is None else pair.target_variance
+        past = self.past[index][:, *place]
+        images: Images = np.concatenate((pair.source[None], past)) * np.float32(1 / scale)
+        variances = np.concatenate(([pair.source_noise], self.variances[index]))
+        return Example(
+            images,
+            conditions_of(variances, scale, self.read_variance),
+            pair.target / np.float32(scale),
+            pair.weight,
+            noise / np.float32(scale**2),
+            scale,
+        )
+
+
+def patch(clip: Clip, side: int, rng: np.random.Generator) -> Example:
+    """Return a square of a frame, turned and mirrored at random.
+
+    Every fourth comes from the first ten frames, where the past is short: a session has many beginnings.
+    """
+    frames, rows, columns = clip.photons.shape
+    newest = min(10, frames) if rng.random() < 0.25 else frames
+    index = int(rng.integers(newest))
+    height, width = min(side, rows), min(side, columns)
+    top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
+    example = clip.example(index, (slice(top, top + height), slice(left, left + width)), rng)
+    turns = int(rng.integers(4)) if height == width else 2 * int(rng.integers(2))
+    mirrored = bool(rng.integers(2))
+
+    def placed(image: Images) -> Images:
+        image = np.rot90(image, turns, axes=(-2, -1))
+        return np.ascontiguousarray(image[..., ::-1] if mirrored else image)
+
+    return Example(
+        placed(example.images),
+        example.conditions,
+        placed(example.target),
+        placed(example.weight),
+        placed(example.target_variance),
+        example.scale,
+    )

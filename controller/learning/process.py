@@ -1,0 +1,174 @@
+"""A process beside the session that learns while it images: jobs in, results out, nothing shared.
+
+The loop never waits for it, and whatever happens to it happens to it alone. Messages are a JSON text and
+named byte strings behind their lengths; nothing in them is executed. It ends when its input does, so it
+does not outlive a session that was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+from controller.core.errors import StedfastError
+
+#: A longer message is a mistake.
+_LARGEST_BYTES = 2**31
+_LENGTH = struct.Struct("<Q")
+
+#: Learning is never urgent: whoever images goes first.
+_NICENESS = 10
+
+
+class LearningFailedError(StedfastError):
+    """The learning process could not do a job, or is gone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """What is sent either way: plain values as JSON, and bytes by name."""
+
+    values: Mapping[str, Any]
+    blobs: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class LearningProcess:
+    """Runs ``python -m module``, whose main calls :func:`serve`, and gives it one job after the other."""
+
+    def __init__(self, module: str, threads: int = 1) -> None:
+        self._module, self._threads = module, threads
+        self._process: subprocess.Popen[bytes] | None = None
+        self._jobs: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+
+    def put(self, job: Message) -> None:
+        """Hand over a job, and start the process if there is none. Returns at once."""
+        if self._process is None:
+            self._start()
+        self._jobs.put(job)
+
+    def result(self, timeout_s: float = 0.0) -> Message | None:
+        """Return the result of the oldest job that has not been taken, ``None`` if there is none yet.
+
+        Raises
+        ------
+        LearningFailedError
+            If the job failed, or the process is gone; the next job starts another.
+        """
+        try:
+            found = self._results.get(timeout=timeout_s) if timeout_s > 0 else self._results.get_nowait()
+        except queue.Empty:
+            return None
+        if found is None:
+            code = self._process.wait() if self._process else None
+            self.close()
+            raise LearningFailedError(f"the learning process ended by itself, exit code {code}")
+        if "error" in found.values:
+            raise LearningFailedError(f"learning failed: {found.values['error']}")
+        return found
+
+    def close(self) -> None:
+        """End the process, in the middle of a job if there is one."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        self._jobs.put(None)
+        process.kill()
+        process.wait()
+        self._jobs, self._results = queue.SimpleQueue(), queue.SimpleQueue()
+
+    def _start(self) -> None:
+        threads = str(self._threads)
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        self._process = subprocess.Popen(  # noqa: S603  # our own module, by its name
+            [sys.executable, "-m", self._module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            preexec_fn=_lower_priority,  # noqa: PLW1509  # nothing but nice, which is safe in a fork
+            start_new_session=True,  # Ctrl-C is for the session, which ends this process in order
+        )
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None  # noqa: S101, PT018  # both are pipes
+        for work, arguments in ((_send, (stdin, self._jobs)), (_receive, (stdout, self._results))):
+            threading.Thread(target=work, args=arguments, name="learning", daemon=True).start()
+
+
+def serve(work: Callable[[Message], Message]) -> None:
+    """Do the jobs that come by standard input until it ends; the main of a learning process."""
+    results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    # Whatever a library prints must not get between the messages.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    while (job := read_message(sys.stdin.buffer)) is not None:
+        try:
+            result = work(job)
+        except Exception as error:  # noqa: BLE001  # told to whoever asked
+            result = Message({"error": f"{type(error).__name__}: {error}"})
+        write_message(results, result)
+
+
+def write_message(stream: BinaryIO, message: Message) -> None:
+    """Write a message behind the lengths of its parts."""
+    names = list(message.blobs)
+    header = json.dumps({"values": dict(message.values), "blobs": names}).encode()
+    for part in (header, *(message.blobs[name] for name in names)):
+        stream.write(_LENGTH.pack(len(part)))
+        stream.write(part)
+    stream.flush()
+
+
+def read_message(stream: BinaryIO) -> Message | None:
+    """Return the next message, ``None`` at the end of the stream or if it breaks off."""
+    header = _read_part(stream)
+    if header is None:
+        return None
+    content = json.loads(header)
+    blobs = {}
+    for name in content["blobs"]:
+        part = _read_part(stream)
+        if part is None:
+            return None
+        blobs[name] = part
+    return Message(content["values"], blobs)
+
+
+def _read_part(stream: BinaryIO) -> bytes | None:
+    prefix = stream.read(_LENGTH.size)
+    if len(prefix) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(prefix)
+    if length > _LARGEST_BYTES:
+        raise LearningFailedError(f"a message of {length} bytes; no more than {_LARGEST_BYTES} are read")
+    part = stream.read(length)
+    return part if len(part) == length else None
+
+
+def _send(stream: BinaryIO, jobs: queue.SimpleQueue[Message | None]) -> None:
+    # If the process is gone, whoever waits for the result is told so.
+    with suppress(OSError):
+        while (job := jobs.get()) is not None:
+            write_message(stream, job)
+    with suppress(OSError):
+        stream.close()
+
+
+def _receive(stream: BinaryIO, results: queue.SimpleQueue[Message | None]) -> None:
+    try:
+        while (message := read_message(stream)) is not None:
+            results.put(message)
+    finally:
+        results.put(None)
+        stream.close()
+
+
+def _lower_priority() -> None:
+    os.nice(_NICENESS)
