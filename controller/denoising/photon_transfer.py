@@ -20,6 +20,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -376,4 +377,7 @@ def _newest(frames: NDArray[Any]) -> Floats:
     height, width = (min(size, int((_PIXELS_MAX / count) ** 0.5)) for size in stack.shape[1:])
     top, left = (stack.shape[1] - height) // 2, (stack.shape[2] - width) // 2
     count = max(count, _PIXELS_MAX // (height * width))
-    return stack[-count:, top : top + height, left : left + width].astype(np.float64)
+    newest = stack[-count:, top : top + height, left : left + width].astype(np.float64)
+    # A frame that is shown again has no noise of its own, and would hide that of the others.
+    new = [True, *(not np.array_equal(one, other) for one, other in itertools.pairwise(newest))]
+    return newest[new]

@@ -241,3 +241,10 @@ def test_a_drifting_sample_is_not_taken_for_averaged_frames() -> None:
     transfer = found(camera(rng, drifting))
     assert transfer.trust in {"line", "gain only"}
     assert transfer.units_per_photon == pytest.approx(2.1, rel=0.15)
+
+
+def test_a_frame_that_is_shown_again_says_nothing_new() -> None:
+    frame = np.random.default_rng(0).poisson(3, (128, 128))
+    alone, repeated = (find_photon_transfer(np.stack([frame] * count)) for count in (1, 8))
+    assert repeated == alone
+    assert repeated.transfer is not None
