@@ -38,7 +38,7 @@ from controller.core.protocols import (
     Segmenter,
 )
 from controller.core.settings import Settings
-from controller.plugins import Role, find
+from controller.plugins import Role, find, how_to_install
 from controller.recording.documents import StartDocument
 from controller.session import Parts
 from controller.stages import Stage
@@ -199,8 +199,7 @@ class Builder:
             raise ConfigurationError(*problems) from error
         except ImportError as error:
             raise ConfigurationError(
-                f"{name or purpose!r} needs a library that is not installed: {error}; "
-                f"the simulator needs: pip install 'stedfast[sim]'"
+                f"{name or purpose!r} needs a library that is not installed: {error}{how_to_install(error)}"
             ) from error
 
     def placed(self, problem: str, purpose: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from controller.answers import checked_change
 from controller.core.errors import ReplayDivergedError
-from controller.core.protocols import Learns, ModelChange, ModelRole
+from controller.core.protocols import Learns, LearnsInTime, ModelChange, ModelRole
 from controller.stages import Ran, Stage
 
 
@@ -36,7 +36,8 @@ class ModelChanges:
             if stage.is_replaced or stage.is_lost:
                 self._learners.discard(role)
                 continue
-            ran: Ran[ModelChange | None] = stage.ask(lambda model: model.improve())
+            waits_s = stage.plugin.improve_s if isinstance(stage.plugin, LearnsInTime) else 0.0
+            ran: Ran[ModelChange | None] = stage.ask(lambda model: model.improve(), waits_s)
             if ran.faults:
                 faults += [f"{role} cannot learn: {fault}" for fault in ran.faults]
                 self._learners.discard(role)

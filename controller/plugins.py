@@ -97,6 +97,25 @@ def find_executor(name: str) -> Callable[..., Executor]:
     )
 
 
+#: Which extra brings a library that a plug-in needs.
+_EXTRA_OF = {
+    "torch": "learn",
+    "safetensors": "learn",
+    "openvino": "fast",
+    "pysted": "sim",
+    "pymmcore": "mm",
+    "pycromanager": "pycromanager",
+    "gymnasium": "gym",
+    "ray": "scale",
+}
+
+
+def how_to_install(error: ImportError) -> str:
+    """Return how to get what could not be imported, empty if nobody knows."""
+    extra = _EXTRA_OF.get((error.name or "").partition(".")[0])
+    return f"; to install it: pip install 'stedfast[{extra}]'" if extra else ""
+
+
 def available(role: Role) -> list[str]:
     """Return the names of the installed plug-ins of a role."""
     return sorted({entry.name for entry in entry_points(group=f"stedfast.{role}")})
@@ -139,7 +158,9 @@ def _imported(singular: str, name: str, target: str) -> Any:
         module = importlib.import_module(module_name)
         return getattr(module, class_name)
     except ImportError as error:
-        raise ConfigurationError(f"the {singular} {name!r} cannot be imported: {error}") from error
+        raise ConfigurationError(
+            f"the {singular} {name!r} cannot be imported: {error}{how_to_install(error)}"
+        ) from error
     except (AttributeError, ValueError) as error:
         # "simulator" and "policies" are common names: say which one was found.
         place = getattr(module, "__file__", module_name)

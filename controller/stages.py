@@ -79,11 +79,11 @@ class Stage(Generic[P]):
             return first
         return replace(second, faults=first.faults + second.faults, is_exhausted=first.is_exhausted)
 
-    def ask(self, call: Callable[[P], T]) -> Ran[T]:
-        """Call the one that runs now, and nobody else."""
+    def ask(self, call: Callable[[P], T], at_least_s: float = 0.0) -> Ran[T]:
+        """Call the one that runs now, and nobody else; it has its deadline, or ``at_least_s``."""
         if self.is_lost:
             return Ran(None)
-        ran = self._attempt(self.name, self.plugin, call)
+        ran = self._attempt(self.name, self.plugin, call, patience_s=at_least_s)
         self.is_lost = ran.is_stuck
         return replace(ran, by_fallback=self.is_replaced)
 
@@ -119,7 +119,13 @@ class Stage(Generic[P]):
         return problems
 
     def _attempt(
-        self, name: str, plugin: Who, call: Callable[[Who], T], worker: Worker | None = None
+        self,
+        name: str,
+        plugin: Who,
+        call: Callable[[Who], T],
+        worker: Worker | None = None,
+        *,
+        patience_s: float = 0.0,
     ) -> Ran[T]:
         """Call on another thread: a call that hangs is left behind there, and dies with the process."""
 
@@ -131,10 +137,11 @@ class Stage(Generic[P]):
                 is_exhausted = isinstance(error, MemoryError | RuntimeError)
                 return Ran(None, (fault,), is_exhausted=is_exhausted)
 
+        deadline_s = max(self._deadline_s, patience_s)
         try:
-            return (worker or self._worker).ask(attempt, self._deadline_s)
+            return (worker or self._worker).ask(attempt, deadline_s)
         except NothingCameError:
             if worker is None:
                 self._worker = Worker("stage")
-            fault = f"{name} gave no answer within {self._deadline_s:g} s"
+            fault = f"{name} gave no answer within {deadline_s:g} s"
             return Ran(None, (fault,), is_stuck=True)

@@ -28,7 +28,6 @@ from controller.core.limits import SafetyLimits
 from controller.core.protocols import (
     Capabilities,
     Clock,
-    Denoiser,
     Microscope,
     Policy,
     RemembersLight,
@@ -43,6 +42,21 @@ from controller.core.settings import (
     ScanSettings,
     Settings,
 )
+from controller.denoiser_contract import DenoiserContract
+
+__all__ = [
+    "CONFOCAL",
+    "LIMITS",
+    "TWO_STEPS",
+    "DenoiserContract",
+    "FakeMicroscope",
+    "FaultyProxy",
+    "MicroscopeContract",
+    "PolicyContract",
+    "SegmenterContract",
+    "frames",
+    "resources",
+]
 
 LIMITS = SafetyLimits(
     excitation_max_w=100e-6,
@@ -349,57 +363,6 @@ def frames(count: int = 4, shape: tuple[int, int] = (24, 32), seed: int = 0) -> 
     settings = CONFOCAL.replace(region=Region(center_yx_m=(0.0, 0.0), size_yx_m=size))
     microscope = FakeMicroscope(seed=seed)
     return [microscope.acquire(settings) for _ in range(count)]
-
-
-class DenoiserContract:
-    """What every denoiser must keep to."""
-
-    def make(self) -> Denoiser:
-        """Return a fresh denoiser."""
-        raise NotImplementedError
-
-    def test_the_answer_describes_the_frame_it_was_given(self) -> None:
-        """Index, shape, finite numbers, a standard deviation that is not negative."""
-        denoiser = self.make()
-        assert isinstance(denoiser, Denoiser)
-        for frame in frames():
-            answer = denoiser.step(frame)
-            assert answer.index == frame.index
-            assert answer.mean.shape == answer.std.shape == frame.photons.shape
-            assert np.isfinite(answer.mean).all()
-            assert (answer.std >= 0).all()
-
-    def test_later_frames_change_nothing(self) -> None:
-        """The answer to frame t is the same whatever comes after it."""
-        one, other = self.make(), self.make()
-        ours, theirs = frames(4, seed=1), frames(4, seed=1)[:2] + frames(2, seed=2)
-        answers = [(one.step(a).mean, other.step(b).mean) for a, b in zip(ours, theirs, strict=True)]
-        assert all(np.array_equal(a, b) for a, b in answers[:2])
-
-    def test_observing_a_frame_counts_as_much_as_stepping(self) -> None:
-        """``observe`` leaves the same state behind as ``step``."""
-        one, other = self.make(), self.make()
-        *past, last = frames(3)
-        for frame in past:
-            one.observe(frame)
-            other.step(frame)
-        assert np.array_equal(one.step(last).mean, other.step(last).mean)
-
-    def test_reset_forgets_the_past(self) -> None:
-        """After ``reset`` a denoiser answers like a new one."""
-        used = self.make()
-        first, second = frames(2)
-        used.step(first)
-        used.reset("the stage moved")
-        assert np.array_equal(used.step(second).mean, self.make().step(second).mean)
-
-    def test_odd_and_dark_frames_pass(self) -> None:
-        """One pixel, one line, odd sizes and an image without a photon."""
-        for shape in ((1, 1), (1, 7), (5, 3)):
-            for frame in frames(2, shape):
-                assert self.make().step(frame).mean.shape == shape
-                dark = Frame(np.zeros(shape, np.uint16), frame.settings, 0, 0.0)
-                assert np.isfinite(self.make().step(dark).mean).all()
 
 
 class SegmenterContract:

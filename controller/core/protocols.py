@@ -199,6 +199,14 @@ class Learns(Protocol):
 
 
 @runtime_checkable
+class LearnsInTime(Protocol):
+    """A model whose ``improve`` waits for what it learns, so long at most, because the clock is simulated."""
+
+    @property
+    def improve_s(self) -> float: ...
+
+
+@runtime_checkable
 class Closes(Protocol):
     """A model or policy that holds something which must not outlive the session: a process, a device."""
 

@@ -31,7 +31,7 @@ _FRAMES_JUDGED_MAX = 24
 class AdaptationOptions(Settings):
     """How to learn from the frames of one sample."""
 
-    training: TrainingOptions = TrainingOptions(steps=300, learning_rate=1e-3)
+    training: TrainingOptions = TrainingOptions(steps=600, learning_rate=2e-3)
     """Steps of one proposal."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Part of the frames, the last ones, that judge and are not learned from."""
@@ -58,12 +58,14 @@ class Sample:
     """What there is to learn from: movies of one detector, and how its frames are taken apart.
 
     ``movies`` are consecutive frames of one place each in photons, shape ``(t, y, x)``;
-    ``read_variance`` is that of the detector in the dark, photons².
+    ``read_variance`` is that of the detector in the dark, photons²; ``sources`` say where they are from, for
+    the card.
     """
 
     movies: Sequence[NDArray[np.float32]]
     corruption: Corruption
     read_variance: float = 0.0
+    sources: tuple[str, ...] = ("frames of a session",)
 
     def clips(self, taus_frames: Sequence[float]) -> list[Clip]:
         """Return the movies with what a denoiser remembers."""
@@ -94,6 +96,9 @@ def propose(
     network = network_of(candidates[0])
     clips = sample.clips(network.options.taus_frames)
     learned, judged = _split(clips, options.held_out)
+    if not learned:
+        reason = "a single frame: there is none to judge by"
+        return Verdict(candidates[0], (0.0,) * (len(candidates) + 1), is_better=False, reason=reason)
     train(network, learned, options.training, rng.spawn(1)[0], progress)
     judge_seed = int(rng.integers(2**63))
     errors = [
@@ -110,9 +115,10 @@ def propose(
         return Verdict(candidates[0], scores, is_better=False, reason=reason)
     what = "learned from this sample" if best == len(candidates) else "earlier weights are better again"
     reason = f"{what}: {scores[best]:+.2f} dB on {len(difference)} held-out pieces"
-    weights = (
-        candidates[best] if best < len(candidates) else _packed(network, candidates[0], scores, options, seed)
-    )
+    if best < len(candidates):
+        return Verdict(candidates[best], scores, is_better=True, reason=reason)
+    training = {**options.model_dump(mode="json"), "seed": list(seed)}
+    weights = _packed(network, candidates[0], scores, training, sample.sources)
     return Verdict(weights, scores, is_better=True, reason=reason)
 
 
@@ -139,16 +145,23 @@ def held_out_errors(
 def _split(clips: Sequence[Clip], held_out: float) -> tuple[list[Clip], list[tuple[Clip, int]]]:
     """Return what to learn from, and the frames that judge: the last ones of each clip.
 
-    Their averages rest on frames that were learned from; their own photons were never seen.
+    Their averages rest on frames that were learned from; their own photons were never seen. Of clips too
+    short to be divided, most teach and the last ones judge.
     """
+    firsts = [len(clip) - max(1, round(held_out * len(clip))) for clip in clips]
+    short = [number for number, first in enumerate(firsts) if first <= 0]
+    teaching = set(short[: len(short) - max(1, round(held_out * len(short)))])
     learned, judged = [], []
-    for clip in clips:
-        first = len(clip) - max(1, round(held_out * len(clip)))
+    for number, (clip, first) in enumerate(zip(clips, firsts, strict=True)):
+        if number in teaching:
+            learned.append(clip)
+            continue
         if first > 0:
             learned.append(clip.until(first))
-        chosen = np.linspace(first, len(clip) - 1, min(len(clip) - first, _FRAMES_JUDGED_MAX))
+        judges = range(max(first, 0), len(clip))
+        chosen = np.linspace(judges[0], judges[-1], min(len(judges), _FRAMES_JUDGED_MAX))
         judged += [(clip, int(index)) for index in np.unique(chosen.round())]
-    return learned or list(clips), judged
+    return learned, judged
 
 
 def _gain_db(
@@ -164,15 +177,14 @@ def _packed(
     network: CausalUNet,
     parent: Weights,
     scores: tuple[float, ...],
-    options: AdaptationOptions,
-    seed: Sequence[int],
+    training: dict[str, Any],
+    sources: tuple[str, ...],
 ) -> Weights:
-    training: dict[str, Any] = {**options.model_dump(mode="json"), "seed": list(seed)}
     return pack(
         tensors_of(network),
         architecture=ARCHITECTURE,
         options=network.options.model_dump(mode="json"),
-        trained_on=(*parent.card.trained_on[:20], "frames of a session"),
+        trained_on=(*parent.card.trained_on[:20], *sources),
         training=training,
         metrics={"held_out_gain_over_parent_db": scores[-1]},
         licence=parent.card.licence,

@@ -25,7 +25,7 @@ from controller.core.protocols import Clock, ModelChange, Resources
 from controller.core.settings import ScanSettings, Settings
 from controller.denoising.averages import MovingAverages
 from controller.denoising.causal_network import conditions_of, network_of
-from controller.denoising.clips import DARKEST
+from controller.denoising.clips import level_of
 from controller.denoising.continuity import brightness_ratio
 from controller.denoising.held_out import HeldOutError
 from controller.denoising.learner import Learner, LearnerOptions
@@ -44,6 +44,7 @@ _LARGEST = 1e12
 _FIRST_FRAMES, _FIRST_PIXELS, _BAND = 4, 65_536, 1 / 12
 #: Rows at the edge of a band whose surroundings the network does not see.
 _MARGIN = 8
+_ALL = slice(None)
 
 
 @dataclass(slots=True)
@@ -61,6 +62,14 @@ class _Input:
     images: NDArray[np.float32]
     variances: NDArray[np.float64]
     level: float
+
+    @classmethod
+    def of(
+        cls, image: FloatImage, noise: float, averages: MovingAverages, level: float, rows: slice = _ALL
+    ) -> _Input:
+        """Put ``image``, of ``noise`` times a frame's noise variance, before ``rows`` of the averages."""
+        images = np.concatenate((image[None], averages.images[:, rows])) * np.float32(1 / level)
+        return cls(images, np.concatenate(([noise], averages.variances)), level)
 
 
 class CausalUNetDenoiser:
@@ -99,15 +108,17 @@ class CausalUNetDenoiser:
         network = network_of(self.weights)
         self._taus = network.options.taus_frames
         self._runtime = Runtime(network, self.options.runtime)
-        self._rng = rng or np.random.default_rng(0)
         self._clock = clock
         self._noise = NoiseModel(self.options.detector)
         self._error = HeldOutError(network.options.usual_error)
         self._scene: _Scene | None = None
+        rng = rng or np.random.default_rng(0)
+        # One seed for each frame, so that what comes of a frame does not depend on how many there were.
+        self._seed, learner_seed = (int(seed) for seed in rng.integers(2**62, size=2))
         self._learner: Learner | None = None
         if self.options.learn:
-            seed = int(self._rng.integers(2**62))
-            self._learner = Learner(self.options.learner, seed, waits=isinstance(clock, SimulatedClock))
+            waits = isinstance(clock, SimulatedClock)
+            self._learner = Learner(self.options.learner, learner_seed, waits=waits)
 
     @classmethod
     def from_options(cls, options: Any, resources: Resources) -> Self:
@@ -131,7 +142,7 @@ class CausalUNetDenoiser:
         self._noise.forget()
 
     def observe(self, frame: Frame) -> None:
-        """Take a frame into the averages.
+        """Take a frame into the averages, and into what is known of the error, without an answer.
 
         Raises
         ------
@@ -139,6 +150,7 @@ class CausalUNetDenoiser:
             If the frame holds something that cannot be a photon count; the state stays as it was.
         """
         photons, scene = self._enter(frame)
+        self._measure_error(photons, scene.averages, frame.index, is_coarse=False)
         scene.averages.add(photons)
 
     def step(self, frame: Frame) -> Denoised:
@@ -182,6 +194,11 @@ class CausalUNetDenoiser:
             reason=proposal.reason,
         )
 
+    @property
+    def improve_s(self) -> float:
+        """Return how long :meth:`improve` may take: with a simulated clock it waits."""
+        return self._learner.patience_s if self._learner else 0.0
+
     def adopt(self, weights: bytes, card: Mapping[str, JsonValue]) -> None:
         """Take recorded weights into use."""
         self._take(check(weights, json.dumps(dict(card)), "recorded weights"))
@@ -192,11 +209,17 @@ class CausalUNetDenoiser:
             self._learner.close()
 
     def _take(self, weights: Weights) -> None:
-        self._runtime.replace(network_of(weights))
+        network = network_of(weights)
+        if network.options.taus_frames != self._taus:
+            raise WeightsError(
+                f"weights {weights.sha256[:12]} need averages of {network.options.taus_frames} frames; "
+                f"here are {self._taus}"
+            )
+        self._runtime.replace(network)
         if self._learner is not None:
             self._learner.took(self.weights)
         self.weights = weights
-        self._error.forget()
+        self._error = HeldOutError(network.options.usual_error)
 
     def _enter(self, frame: Frame) -> tuple[FloatImage, _Scene]:
         """Return a frame in photons and the place it is of: the one so far, in its light, or a new one."""
@@ -219,26 +242,29 @@ class CausalUNetDenoiser:
             scene.averages.convert(gain, (old.offset_units - new.offset_units) / new.units_per_photon)
         photons = self._noise.transfer.as_photons(frame.photons)
         if self._learner is not None:
-            is_new = scene.averages.frames == 0 or new is not None
+            is_new = scene.averages.frames == 0 or new is not None or ratio != 1
             self._learner.show(photons, self.weights, self._noise.transfer, is_new_place=is_new)
         return photons, scene
 
     def _step(self, frame: Frame, *, is_coarse: bool) -> Denoised:
         started_s = self._clock.now_s() if self._clock else 0.0
         photons, scene = self._enter(frame)
-        averages, transfer = scene.averages, self._noise.transfer
-        level = max(averages.mean_with(photons), DARKEST)
-        images = np.concatenate((photons[None], averages.images)) * np.float32(1 / level)
-        given = _Input(images, np.concatenate(([1.0], averages.variances)), level)
+        averages = scene.averages
+        level = self._level(photons, averages)
+        given = _Input.of(photons, 1.0, averages, level)
         mean = self._estimate(given, is_coarse=is_coarse)
-        self._measure_error(photons, given, averages.frames, is_coarse=is_coarse)
+        self._measure_error(photons, averages, frame.index, is_coarse=is_coarse)
         averages.add(photons)
-        std = np.sqrt(self._error.variance(mean, self._conditions(given)))
+        std = self._error.std(mean, self._conditions(given))
         latency_s = self._clock.now_s() - started_s if self._clock else 0.0
+        transfer = self._noise.transfer
         units = np.float32(level * transfer.units_per_photon)
         return Denoised(
             transfer.as_units(mean * np.float32(level)), std * units, frame.index, latency_s=latency_s
         )
+
+    def _level(self, photons: FloatImage, averages: MovingAverages) -> float:
+        return level_of(averages.mean_with(photons), self._noise.transfer.read_noise_photons**2)
 
     def _conditions(self, given: _Input) -> NDArray[np.float32]:
         """Return what the network is told of the noise."""
@@ -259,29 +285,30 @@ class CausalUNetDenoiser:
         doubled = ndimage.zoom(answer, 2, order=1, mode="nearest", grid_mode=True)[:rows, :columns]
         return _not_negative(doubled)
 
-    def _measure_error(self, photons: FloatImage, given: _Input, frames: int, *, is_coarse: bool) -> None:
+    def _measure_error(
+        self, photons: FloatImage, averages: MovingAverages, index: int, *, is_coarse: bool
+    ) -> None:
         """Denoise one part of a band's photons, and compare with the other."""
         rows = len(photons)
-        if min(photons.shape) < 2:
-            return  # a pixel without neighbours cannot be judged
-        part = _FIRST_PIXELS / photons.size if frames < _FIRST_FRAMES else _BAND
+        rng = np.random.default_rng([self._seed, abs(index)])
+        part = _FIRST_PIXELS / photons.size if averages.frames < _FIRST_FRAMES else _BAND
         height = min(rows, max(4 * _MARGIN, int(np.ceil(rows * part))))
-        top = int(self._rng.integers(rows - height + 1))
+        top = int(rng.integers(rows - height + 1))
         band = slice(top, top + height)
-        pair = self._noise.corruption.pair(photons[band], self._rng)
-        images = given.images[:, band].copy()
-        images[0] = pair.source / np.float32(given.level)
-        variances = np.concatenate(([pair.source_noise], given.variances[1:]))
-        halves = _Input(images, variances, given.level)
-        estimate = self._estimate(halves, is_coarse=is_coarse)
+        pair = self._noise.pair(photons[band], rng)
+        if pair is None:
+            return
+        level = self._level(photons, averages)
+        given = _Input.of(pair.source, pair.source_noise, averages, level, band)
+        estimate = self._estimate(given, is_coarse=is_coarse)
         inner = slice(_MARGIN if top else 0, height if top + height == rows else height - _MARGIN)
         noise = np.zeros_like(photons[band]) if pair.target_variance is None else pair.target_variance
         self._error.add(
             estimate[inner],
-            pair.target[inner] / np.float32(given.level),
-            noise[inner] / np.float32(given.level**2),
+            pair.target[inner] / np.float32(level),
+            noise[inner] / np.float32(level**2),
             pair.weight[inner],
-            self._conditions(halves),
+            self._conditions(given),
         )
 
 

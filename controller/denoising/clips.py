@@ -14,8 +14,9 @@ from controller.denoising.averages import MovingAverages
 from controller.denoising.causal_network import conditions_of
 from controller.denoising.training_pair import Corruption, Pair
 
-#: A mean below this many photons a pixel is taken for this: nothing is divided by zero.
-DARKEST = 1e-3
+#: A mean below this many photons a pixel, or this share of the read noise, is taken for that: where there is
+#: next to no light, nothing is divided by zero, nor noise blown up beyond what the network knows.
+_DARKEST, _DARKEST_READ_NOISE = 1e-3, 0.25
 
 Images = NDArray[np.float32]
 
@@ -34,6 +35,11 @@ class Example:
     weight: FloatImage
     target_variance: FloatImage
     scale: float
+
+
+def level_of(mean: float, read_variance: float) -> float:
+    """Return the photons a pixel that images are divided by: their mean, if there is enough light."""
+    return max(mean, _DARKEST, _DARKEST_READ_NOISE * float(np.sqrt(read_variance)))
 
 
 class Clip:
@@ -71,7 +77,7 @@ class Clip:
         for index, frame in enumerate(photons):
             self.past[index], self.variances[index] = averages.images, averages.variances
             averages.add(frame)
-            self.levels[index] = max(float(averages.images[-1].mean()), DARKEST)
+            self.levels[index] = level_of(float(averages.images[-1].mean()), read_variance)
 
     def __len__(self) -> int:
         return len(self.photons)

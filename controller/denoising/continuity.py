@@ -7,13 +7,14 @@ from controller.core.settings import ScanSettings
 #: Light switched on or off, or so much more of it: nothing to learn from.
 _LARGEST_RATIO = 1e3
 
-_SAME = ("region", "focus_m", "pixel_size_m", "modality", "sted_w")
+_SAME = ("region", "focus_m", "pixel_size_m", "modality", "sted_w", "adaptive")
 
 
 def brightness_ratio(old: ScanSettings, new: ScanSettings) -> float | None:
     """Return how many times the photons of ``old`` a scan with ``new`` expects of the same sample.
 
-    ``None`` if the two scans show different images: another region, sampling, modality or STED power.
+    ``None`` if the two scans show different images: another region, sampling, modality, STED power, or other
+    steps of an adaptive scan.
     Photons go with excitation times pixel time, with its square for two photons.
     """
     if any(getattr(old, name) != getattr(new, name) for name in _SAME):

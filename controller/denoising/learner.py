@@ -19,7 +19,7 @@ from controller.core.settings import Settings
 from controller.denoising.adaptation import AdaptationOptions
 from controller.denoising.photon_transfer import PhotonTransfer
 from controller.denoising.recent_frames import RecentFrames
-from controller.learning.process import LearningProcess, Message
+from controller.learning.process import LearningFailedError, LearningProcess, Message
 from controller.networks.weights import Weights, check
 
 _PATIENCE_S = 600.0
@@ -79,7 +79,7 @@ class Learner:
         """Take in a frame; ``weights`` are those in use. Costs a copy, and now and then a snapshot."""
         self._frames += 1
         self._recent.add(photons, is_new_place=is_new_place)
-        if self._frames < self._next:
+        if self._frames < self._next or self._is_busy():
             return
         self._next = self._frames + self.options.every_frames
         movies = {f"{n:06d}": movie for n, movie in enumerate(self._recent.movies())}
@@ -117,10 +117,25 @@ class Learner:
         scores = values["scores_db"]
         return Proposal(weights, scores[0], max(scores), values["reason"])
 
+    def _is_busy(self) -> bool:
+        """Tell whether a proposal is being made: one at a time, or jobs that nobody waits for would queue up.
+
+        With a simulated clock that is told by the number of frames, not by whether somebody has asked: in a
+        session that is resumed, nobody asks about the frames that are on disk.
+        """
+        if self._begun is None:
+            return False
+        return not self._waits or self._frames < self._begun + self.options.settle_frames
+
     def took(self, before: Weights) -> None:
         """Remember what was in use before the weights of now, so that it can be gone back to."""
         self._earlier = before
         self._job = self._begun = None
+
+    @property
+    def patience_s(self) -> float:
+        """Return how long :meth:`proposal` may take."""
+        return 2 * _PATIENCE_S if self._waits else 0.0
 
     def close(self) -> None:
         """End the process."""
@@ -131,6 +146,8 @@ class Learner:
         while (result := self._process.result(patience_s)) is not None:
             if result.values["number"] == self._begun:
                 return result
+        if self._waits:
+            raise LearningFailedError(f"the learning process gave no answer within {patience_s:g} s")
         return None
 
     def _snapshot(self, movies: bytes, weights: Weights, transfer: PhotonTransfer) -> Message:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.core.frame import FloatImage
 from controller.core.settings import NonNegative, Positive, Settings
-from controller.denoising.corruption import choose_corruption
+from controller.denoising.corruption import PhotonThinning, choose_corruption
 from controller.denoising.photon_transfer import PhotonTransfer, Trust, find_photon_transfer
+from controller.denoising.training_pair import Pair
 
 #: The detector is looked at after so many frames of one place, and then left alone.
 _LOOKS = (1, 8, 32)
+
+#: Of the newest frames of one place so many are kept, each as a square of so many pixels in the middle:
+#: enough to see the noise, and a look takes no longer for a large camera.
+_FRAMES_KEPT, _SIDE_KEPT = 16, 256
 
 
 class DetectorOptions(Settings):
@@ -45,8 +52,8 @@ class NoiseModel:
             reason="given" if self._given else "nothing was seen yet",
         )
         self.corruption = choose_corruption(self.transfer)
-        self._frames: deque[NDArray[Any]] = deque(maxlen=max(_LOOKS))
-        self._seen = 0
+        self._frames: deque[NDArray[Any]] = deque(maxlen=_FRAMES_KEPT)
+        self._seen = self._rests_on = 0
         self._is_settled = self._given
 
     def forget(self) -> None:
@@ -58,13 +65,38 @@ class NoiseModel:
         """Take in a frame in detector units; return the new photon transfer, if it changed."""
         if self._is_settled:
             return None
-        self._frames.append(frame)
+        self._frames.append(_middle(frame))
         self._seen += 1
-        if self._seen not in _LOOKS:
+        # Fewer frames of another place know less than those that the transfer in use was found in.
+        if self._seen not in _LOOKS or self._seen < self._rests_on:
             return None
         found = find_photon_transfer(np.stack(self._frames)).transfer
         self._is_settled = self._seen == max(_LOOKS)
-        if found is None or found == self.transfer:
+        if found is None:
+            return None
+        self._rests_on = self._seen
+        if found == self.transfer:
             return None
         self.transfer, self.corruption = found, choose_corruption(found)
         return found
+
+    def pair(self, photons: FloatImage, rng: np.random.Generator) -> Pair | None:
+        """Take a frame apart; ``None`` if it is too small for that.
+
+        Where photons seemed to be counted one by one, and a frame then shows parts of one, they were not: the
+        noise is taken for that of an analog signal from then on.
+        """
+        try:
+            return self.corruption.pair(photons, rng)
+        except ValueError:
+            if not isinstance(self.corruption, PhotonThinning):
+                return None
+        reason = f"{self.transfer.reason}; but a later frame holds parts of photons"
+        self.transfer = replace(self.transfer, trust="line", reason=reason)
+        self.corruption = choose_corruption(self.transfer)
+        return self.pair(photons, rng)
+
+
+def _middle(frame: NDArray[Any]) -> NDArray[Any]:
+    top, left = (max(0, (side - _SIDE_KEPT) // 2) for side in frame.shape)
+    return frame[top : top + _SIDE_KEPT, left : left + _SIDE_KEPT]

@@ -16,6 +16,9 @@ from controller.denoising.clips import Clip, patch
 
 _LOSS_MEMORY = 0.05
 
+#: Share of the steps in which the rate rises. Not 0.1: torch 2.13 divides by zero where it ends at step 1.
+_WARM_UP = 0.101
+
 
 class TrainingOptions(Settings):
     """How long and how fast to learn."""
@@ -58,7 +61,7 @@ def train(
         network.parameters(), options.learning_rate, weight_decay=options.weight_decay
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, options.learning_rate, total_steps=options.steps, pct_start=0.1
+        optimizer, options.learning_rate, total_steps=options.steps, pct_start=_WARM_UP
     )
     usual = np.ones(len(clips))
     seen = np.zeros(len(clips))

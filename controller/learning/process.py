@@ -69,9 +69,10 @@ class LearningProcess:
         except queue.Empty:
             return None
         if found is None:
-            code = self._process.wait() if self._process else None
+            code = self._process.poll() if self._process else None
             self.close()
-            raise LearningFailedError(f"the learning process ended by itself, exit code {code}")
+            how = "answered nonsense" if code is None else f"ended by itself, exit code {code}"
+            raise LearningFailedError(f"the learning process {how}")
         if "error" in found.values:
             raise LearningFailedError(f"learning failed: {found.values['error']}")
         return found
@@ -94,7 +95,6 @@ class LearningProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
-            preexec_fn=_lower_priority,  # noqa: PLW1509  # nothing but nice, which is safe in a fork
             start_new_session=True,  # Ctrl-C is for the session, which ends this process in order
         )
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -104,16 +104,32 @@ class LearningProcess:
 
 
 def serve(work: Callable[[Message], Message]) -> None:
-    """Do the jobs that come by standard input until it ends; the main of a learning process."""
+    """Do the jobs that come by standard input; the main of a learning process.
+
+    It ends with its input, in the middle of a job too: whoever gave it is gone.
+    """
+    os.nice(_NICENESS)
     results = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # Whatever a library prints must not get between the messages.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    while (job := read_message(sys.stdin.buffer)) is not None:
+    jobs: queue.SimpleQueue[Message] = queue.SimpleQueue()
+    threading.Thread(target=_take_jobs, args=(jobs,), name="jobs", daemon=True).start()
+    while True:
+        job = jobs.get()
         try:
             result = work(job)
         except Exception as error:  # noqa: BLE001  # told to whoever asked
             result = Message({"error": f"{type(error).__name__}: {error}"})
         write_message(results, result)
+
+
+def _take_jobs(jobs: queue.SimpleQueue[Message]) -> None:
+    """Take jobs in until there are no more, and end the process: nobody waits for a result any longer."""
+    try:
+        while (job := read_message(sys.stdin.buffer)) is not None:
+            jobs.put(job)
+    finally:
+        os._exit(0)
 
 
 def write_message(stream: BinaryIO, message: Message) -> None:
@@ -168,7 +184,3 @@ def _receive(stream: BinaryIO, results: queue.SimpleQueue[Message | None]) -> No
     finally:
         results.put(None)
         stream.close()
-
-
-def _lower_priority() -> None:
-    os.nice(_NICENESS)
