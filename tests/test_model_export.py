@@ -277,7 +277,7 @@ class TestCommand:
         assert 'name: "Bo Example"' in text
         assert 'license: "MIT"' in text
 
-    @pytest.mark.parametrize("name", ["spots", "causal_unet"])
+    @pytest.mark.parametrize("name", ["spots", "cells", "causal_unet"])
     def test_weights_that_come_along_have_names(self, tmp_path: Path, name: str) -> None:
         result = self.run(name, "--bioimageio", str(tmp_path / "model.zip"), "--author", "Ada Example")
         assert result.exit_code == 0, result.output
