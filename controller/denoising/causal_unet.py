@@ -41,7 +41,7 @@ SHIPPED = Path(__file__).parent / "weights" / "causal_unet.safetensors"
 _LARGEST = 1e12
 
 #: The error is measured on a band of each frame: of the first ones large, later a part of it.
-_FIRST_FRAMES, _FIRST_PIXELS, _BAND = 4, 65_536, 1 / 12
+_FIRST_FRAMES, _FIRST_PIXELS, _BAND = 4, 65_536, 1 / 32
 #: Rows at the edge of a band whose surroundings the network does not see.
 _MARGIN = 8
 _ALL = slice(None)
