@@ -17,7 +17,7 @@ from controller.denoising.adaptation import AdaptationOptions, Sample, held_out_
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.denoising.causal_network import CausalUNet, network_of
 from controller.denoising.clips import Clip, Example
-from controller.denoising.corruption import choose_corruption
+from controller.denoising.corruption import PhotonThinning, Recorruption, choose_corruption
 from controller.denoising.photon_transfer import PhotonTransfer, find_photon_transfer
 from controller.movie_files import MovieFile
 from controller.networks.weights import Weights
@@ -48,6 +48,11 @@ class Material:
     detector: str
     scheme: str
 
+    @property
+    def is_noise_known(self) -> bool:
+        """Tell whether the noise of what judges is known, and can be taken off."""
+        return isinstance(self.sample.corruption, PhotonThinning | Recorruption)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
@@ -58,8 +63,8 @@ class Trial:
     weights
         The new ones, better or not.
     gains_db
-        How far the error on held-out photons lies below that of the frames themselves: of ``before``,
-        ``after`` and ``adaptive_kalman``.
+        How far the error on held-out photons lies below that of the frames themselves, on average over the
+        movies: of ``before``, ``after`` and ``adaptive_kalman``.
     is_better, is_better_than_kalman
         Whether the new weights beat what was there by more than chance would.
     frame, before, after
@@ -130,21 +135,25 @@ def try_denoiser(
         raise ConfigurationError(f"these movies are too short: {verdict.reason}")
     old, new = network_of(parent), network_of(verdict.learned)
     clips = [clip for sample in samples for clip in sample.clips(old.options.taus_frames)]
+    movie_of = {id(clip): n for n, clip in zip(_owners(samples), clips, strict=True)}
     _, judged = split(clips, options.held_out)
+    owners = np.array([movie_of[id(clip)] for clip, _ in judged])
     errors: dict[str, Errors] = {
         "before": held_out_errors(old, judged, np.random.default_rng([seed, 1])),
         "after": held_out_errors(new, judged, np.random.default_rng([seed, 1])),
         **_classical_errors(judged, np.random.default_rng([seed, 1])),
     }
-    gains = {name: _gain_db(errors["raw"], errors[name]) for name in ("before", "after", "adaptive_kalman")}
+    gains = {
+        name: _gain_db(errors["raw"], errors[name], owners) for name in ("before", "after", "adaptive_kalman")
+    }
     metrics = {f"held_out_gain_{name}_db": gain for name, gain in gains.items()}
     card = verdict.learned.card.replace(metrics=metrics)
     clip = clips[0]
     return Trial(
         Weights(verdict.learned.data, card),
         gains,
-        _is_better(errors["after"], errors["before"], options.standard_errors),
-        _is_better(errors["after"], errors["adaptive_kalman"], options.standard_errors),
+        _is_better(errors["after"], errors["before"], owners, options.standard_errors),
+        _is_better(errors["after"], errors["adaptive_kalman"], owners, options.standard_errors),
         clip.photons[-1],
         _denoised(old, clip),
         _denoised(new, clip),
@@ -229,14 +238,26 @@ def _as_errors(found: list[tuple[float, float]]) -> Errors:
     return errors, noise
 
 
-def _gain_db(raw: Errors, other: Errors) -> float:
-    before, after = (float((error - noise).mean()) for error, noise in (raw, other))
-    smallest = 1e-3 * float(raw[0].mean())
-    return float(10 * np.log10(max(before, smallest) / max(after, smallest)))
+def _owners(samples: Sequence[Sample]) -> list[int]:
+    """Return the number of the movie that each clip is of."""
+    return [number for number, sample in enumerate(samples) for _ in sample.movies]
 
 
-def _is_better(new: Errors, old: Errors, standard_errors: float) -> bool:
-    difference = old[0] - new[0]
+def _gain_db(raw: Errors, other: Errors, owners: NDArray[np.int64]) -> float:
+    """Return the mean gain of the movies in dB."""
+    gains = []
+    for owner in np.unique(owners):
+        mine = owners == owner
+        before, after = (float((error - noise)[mine].mean()) for error, noise in (raw, other))
+        smallest = 1e-3 * float(raw[0][mine].mean())
+        gains.append(10 * np.log10(max(before, smallest) / max(after, smallest)))
+    return float(np.mean(gains))
+
+
+def _is_better(new: Errors, old: Errors, owners: NDArray[np.int64], standard_errors: float) -> bool:
+    """Tell whether errors are smaller than others by more than chance; each movie has the same say."""
+    usual = np.array([old[0][owners == owner].mean() for owner in owners])
+    difference = (old[0] - new[0]) / np.maximum(usual, 1e-12)
     doubt = float(difference.std() / np.sqrt(max(len(difference) - 1, 1)))
     return float(difference.mean()) > standard_errors * doubt
 

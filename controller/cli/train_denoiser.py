@@ -41,8 +41,8 @@ def train_denoiser(  # noqa: PLR0913, PLR0917  # one parameter for each option o
     """Train the denoiser on noisy movies, and tell whether it is better than what was there.
 
     No clean images are needed: it learns to predict one part of the photons from the rest. The last quarter
-    of the frames is held out. The new weights, those it began with and the adaptive Kalman filter are judged by
-    photons of these frames that none of them has seen.
+    of the frames is held out. The new weights, those it began with and the adaptive Kalman filter are judged
+    by photons of these frames that none of them has seen.
     """
     with errors_told(as_json):
         check_positive({"--units-per-photon": units_per_photon})
@@ -129,6 +129,10 @@ def _tell(trial: Trial, materials: list[Material], output: Path, picture: Path, 
         return
     gains = trial.gains_db
     typer.echo("error on held-out photons, below that of the frames themselves:")
+    if not all(material.is_noise_known for material in materials):
+        typer.echo(
+            "  (where pixels are hidden: below that of their neighbours, and with the pixels' own noise)"
+        )
     for name, shown in (
         ("before", "before training"),
         ("after", "after training"),
