@@ -14,7 +14,10 @@ from controller.cli import (  # isort: skip
     run,  # noqa: F401
     results,  # noqa: F401
     simulate,  # noqa: F401
+    denoise,  # noqa: F401
     train,  # noqa: F401
+    train_denoiser,  # noqa: F401
+    train_segmenter,  # noqa: F401
 )
 from controller.cli.terminal import app
 

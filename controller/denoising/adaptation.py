@@ -45,12 +45,14 @@ class Verdict:
 
     ``scores_db`` are those of all candidates in the order in which they came, the newly trained last: the
     held-out error of the first one over theirs, in dB of what is left above the noise of the target.
+    ``learned`` are the newly trained ones, better or not.
     """
 
     best: Weights
     scores_db: tuple[float, ...]
     is_better: bool
     reason: str
+    learned: Weights | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,7 +79,7 @@ class Sample:
 
 def propose(
     candidates: Sequence[Weights],
-    sample: Sample,
+    samples: Sample | Sequence[Sample],
     options: AdaptationOptions,
     *,
     seed: Sequence[int],
@@ -94,8 +96,9 @@ def propose(
     """
     rng = np.random.default_rng(list(seed))
     network = network_of(candidates[0])
-    clips = sample.clips(network.options.taus_frames)
-    learned, judged = _split(clips, options.held_out)
+    samples = [samples] if isinstance(samples, Sample) else samples
+    clips = [clip for sample in samples for clip in sample.clips(network.options.taus_frames)]
+    learned, judged = split(clips, options.held_out)
     if not learned:
         reason = "a single frame: there is none to judge by"
         return Verdict(candidates[0], (0.0,) * (len(candidates) + 1), is_better=False, reason=reason)
@@ -109,17 +112,16 @@ def propose(
     best = int(np.argmax(scores))
     difference = errors[0][0] - errors[best][0]
     doubt = float(difference.std() / np.sqrt(max(len(difference) - 1, 1)))
+    training = {**options.model_dump(mode="json"), "seed": list(seed)}
+    sources = tuple(source for sample in samples for source in sample.sources)
+    new = _packed(network, candidates[0], scores, training, sources)
     is_better = best > 0 and float(difference.mean()) > options.standard_errors * doubt
     if not is_better:
         reason = f"nothing is better than what is in use by {options.standard_errors:g} standard errors"
-        return Verdict(candidates[0], scores, is_better=False, reason=reason)
+        return Verdict(candidates[0], scores, is_better=False, reason=reason, learned=new)
     what = "learned from this sample" if best == len(candidates) else "earlier weights are better again"
     reason = f"{what}: {scores[best]:+.2f} dB on {len(difference)} held-out pieces"
-    if best < len(candidates):
-        return Verdict(candidates[best], scores, is_better=True, reason=reason)
-    training = {**options.model_dump(mode="json"), "seed": list(seed)}
-    weights = _packed(network, candidates[0], scores, training, sample.sources)
-    return Verdict(weights, scores, is_better=True, reason=reason)
+    return Verdict([*candidates, new][best], scores, is_better=True, reason=reason, learned=new)
 
 
 def held_out_errors(
@@ -142,7 +144,7 @@ def held_out_errors(
     return np.array(errors), np.array(noise)
 
 
-def _split(clips: Sequence[Clip], held_out: float) -> tuple[list[Clip], list[tuple[Clip, int]]]:
+def split(clips: Sequence[Clip], held_out: float) -> tuple[list[Clip], list[tuple[Clip, int]]]:
     """Return what to learn from, and the frames that judge: the last ones of each clip.
 
     Their averages rest on frames that were learned from; their own photons were never seen. Of clips too

@@ -26,7 +26,7 @@ class Example:
     """One thing to learn: an input and what should be answered, in units of ``scale`` photons.
 
     ``weight`` is 0 where a pixel must not count, ``target_variance`` what is known of the
-    noise of the target.
+    noise of the target, ``source_noise`` is the variance of the input's noise as a multiple of a frame's.
     """
 
     images: Images
@@ -35,6 +35,7 @@ class Example:
     weight: FloatImage
     target_variance: FloatImage
     scale: float
+    source_noise: float
 
 
 def level_of(mean: float, read_variance: float) -> float:
@@ -93,9 +94,15 @@ class Clip:
         """Return a part of frame ``index`` to learn from."""
         frame = self.photons[index][place]
         if self.truth is None:
-            pair = self.corruption.pair(frame, rng)
-        else:
-            pair = Pair(frame, self.truth[index][place], np.ones_like(frame))
+            return self._example(index, place, self.corruption.pair(frame, rng))
+        return self._example(index, place, Pair(frame, self.truth[index][place], np.ones_like(frame)))
+
+    def whole(self, index: int, place: tuple[slice, slice]) -> Example:
+        """Return a part of frame ``index`` as it is denoised: with all its photons."""
+        frame = self.photons[index][place]
+        return self._example(index, place, Pair(frame, frame, np.ones_like(frame)))
+
+    def _example(self, index: int, place: tuple[slice, slice], pair: Pair) -> Example:
         scale = float(self.levels[index])
         noise = np.zeros_like(pair.target) if pair.target_variance is None else pair.target_variance
         past = self.past[index][:, *place]
@@ -108,6 +115,7 @@ class Clip:
             pair.weight,
             noise / np.float32(scale**2),
             scale,
+            pair.source_noise,
         )
 
 
@@ -136,4 +144,5 @@ def patch(clip: Clip, side: int, rng: np.random.Generator) -> Example:
         placed(example.weight),
         placed(example.target_variance),
         example.scale,
+        example.source_noise,
     )
