@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ import torch
 from benchmarks.denoising_cost import cost_rows, network_rows
 from benchmarks.denoising_movie import Extent, Field, field_of, movie_rows
 from benchmarks.denoising_real import real_rows
-from benchmarks.denoising_results import Results, table
+from benchmarks.denoising_results import Results, Rows, table
 from controller.denoising.adaptation import AdaptationOptions
 from controller.denoising.causal_unet import SHIPPED
 from controller.denoising.training import TrainingOptions
@@ -67,10 +68,10 @@ def movie_part(seeds: int, extent: Extent, results: Results) -> None:
             made[seed] = field_of(seed, extent)
         return made[seed]
 
-    units = [
-        results.of(f"movie {seed}, {extent}", lambda s=seed: movie_rows(s, field(s), field(s + 1), extent))
-        for seed in range(seeds)
-    ]
+    def movie_unit(seed: int) -> Rows:
+        return movie_rows(seed, field(seed), field(seed + 1), extent)
+
+    units = [results.of(f"movie {seed}, {extent}", partial(movie_unit, seed)) for seed in range(seeds)]
     print(
         f"\n## Simulated two-photon movie, {extent.size_px} x {extent.size_px} pixels, {seeds} seeds\n\n"
         f"{table(units, _MOVIE_COLUMNS)}"
@@ -92,7 +93,7 @@ def real_part(
         units = [
             results.of(
                 f"real {path.name}, {seed}, {adaptation_s:g} s, {options}",
-                lambda p=path, s=seed: real_rows(p, adaptation_s, options, s),
+                partial(real_rows, path, adaptation_s, options, seed),
             )
             for seed in range(seeds)
         ]
@@ -115,9 +116,10 @@ def main() -> None:
         parser.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
     torch.set_num_threads(1)
     started_s = time.process_time()
-    results = Results(asked.results)
+    weights = read_weights(SHIPPED).sha256[:12]
+    results = Results(asked.results, weights)
     extent = _QUICK if asked.quick else Extent()
-    print(f"weights as shipped: {read_weights(SHIPPED).sha256[:12]}")
+    print(f"weights as shipped: {weights}")
     if "movie" in parts:
         movie_part(1 if asked.quick else asked.seeds, extent, results)
     if "cost" in parts:

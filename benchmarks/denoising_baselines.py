@@ -7,6 +7,7 @@ their clips alone, that is, in what they are shown and what they are to answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -77,7 +78,7 @@ def has_bm3d() -> bool:
 
 def bm3d(frames: Movie) -> Movie:
     """Denoise frame by frame with BM3D, which knows that the noise has variance 1."""
-    from bm3d import bm3d as denoise
+    denoise = import_module("bm3d").bm3d
 
     return destabilized(np.array([denoise(image, 1.0) for image in stabilized(frames)]))
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
+from skimage import metrics
 
 Image = NDArray[np.float64]
 
 #: Frames around a spike: the baseline before it, and the answer from it on.
 _BEFORE, _AFTER = 4, 20
 _SSIM_EVERY = 5
+
+_similarity: Any = metrics.structural_similarity  # has no types
 
 
 def peak_of(truth: NDArray[Any]) -> float:
@@ -27,7 +29,7 @@ def psnr_db(estimate: NDArray[Any], truth: NDArray[Any], peak: float) -> float:
 def ssim(estimate: NDArray[Any], truth: NDArray[Any], peak: float) -> float:
     """Return the mean structural similarity of every fifth frame."""
     pairs = zip(estimate[::_SSIM_EVERY], truth[::_SSIM_EVERY], strict=True)
-    found = [structural_similarity(np.asarray(e, np.float64), t, data_range=peak) for e, t in pairs]
+    found = [_similarity(np.asarray(e, np.float64), t, data_range=peak) for e, t in pairs]
     return float(np.mean(found))
 
 

@@ -7,8 +7,9 @@ ceiling. All networks are of one size, and learn from the same frames for the sa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,8 @@ RAW_DB, MEAN_PHOTONS = 15.6, 1.37
 #: Frames before the judged ones whose error is measured, so that the error bars have settled.
 _SETTLING = 60
 
+_AS_IN_A_SESSION = AdaptationOptions()
+
 
 @dataclass(frozen=True, slots=True)
 class Extent:
@@ -72,7 +75,7 @@ class Extent:
     judged: int = 100
     after: int = 12
     steps: int = 1200
-    adaptation: AdaptationOptions = field(default_factory=AdaptationOptions)
+    adaptation: AdaptationOptions = _AS_IN_A_SESSION
     bm3d_frames: int = 2
     nlm_frames: int = 10
 
@@ -192,48 +195,44 @@ def methods(seed: int, same: Field, extent: Extent) -> Iterator[tuple[str, Metho
 def filters(extent: Extent) -> Iterator[tuple[str, Method]]:
     """Yield the methods that learn nothing, each the best of its settings for the frames it is judged on."""
     window = extent.window
-    sigmas = (1.25, 1.5, 1.75, 2.0, 2.5)
     yield (
         "Gaussian 2-D (oracle)",
-        _best([lambda noisy, s=s: gaussian_2d(noisy, window, s) for s in sigmas], extent),
+        _best([partial(gaussian_2d, window=window, sigma=s) for s in (1.25, 1.5, 1.75, 2.0, 2.5)], extent),
     )
-    both = [(tau, sigma) for tau in (3, 4, 6, 9) for sigma in (0.7, 1.0, 1.3, 1.6)]
-    yield (
-        "moving average + Gaussian (oracle)",
-        _best([lambda noisy, p=p: moving_average_and_gaussian(noisy, window, *p) for p in both], extent),
-    )
-    yield (
-        "moving average 6 + Gaussian 1",
-        _best([lambda noisy: moving_average_and_gaussian(noisy, window, 6, 1.0)], extent),
-    )
-    yield (
-        "Gaussian 3-D (oracle), sees the future",
-        _best(
-            [
-                lambda noisy, p=p: gaussian_3d(noisy, window, *p)
-                for p in [(t, s) for t in (1.5, 2, 3, 4) for s in (0.8, 1.0, 1.3)]
-            ],
-            extent,
-        ),
-    )
+    averages = [
+        partial(moving_average_and_gaussian, window=window, tau=tau, sigma=sigma)
+        for tau in (3, 4, 6, 9)
+        for sigma in (0.7, 1.0, 1.3, 1.6)
+    ]
+    yield "moving average + Gaussian (oracle)", _best(averages, extent)
+    one = partial(moving_average_and_gaussian, window=window, tau=6, sigma=1.0)
+    yield "moving average 6 + Gaussian 1", _best([one], extent)
+    in_time = [
+        partial(gaussian_3d, window=window, sigma_t=sigma_t, sigma=sigma)
+        for sigma_t in (1.5, 2, 3, 4)
+        for sigma in (0.8, 1.0, 1.3)
+    ]
+    yield "Gaussian 3-D (oracle), sees the future", _best(in_time, extent)
     few = extent.some(extent.nlm_frames)
-    yield (
-        f"non-local means (oracle), {len(few)} frames",
-        _best([lambda noisy, h=h: non_local_means(noisy[few], h) for h in (0.6, 0.8, 1.0, 1.3)], extent, few),
-    )
+    strengths = [partial(non_local_means, strength=h) for h in (0.6, 0.8, 1.0, 1.3)]
+    yield f"non-local means (oracle), {len(few)} frames", _best(strengths, extent, few)
     if has_bm3d():
         fewer = extent.some(extent.bm3d_frames)
-        yield f"BM3D, {len(fewer)} frames", _best([lambda noisy: bm3d(noisy[fewer])], extent, fewer)
+        yield f"BM3D, {len(fewer)} frames", _best([bm3d], extent, fewer)
 
 
 def _best(
-    settings: list[Callable[[Movie], Movie]], extent: Extent, frames: NDArray[np.int64] | None = None
+    settings: Sequence[Callable[[Movie], Movie]], extent: Extent, frames: NDArray[np.int64] | None = None
 ) -> Method:
-    """Return the method that tries all settings and takes the one nearest to the truth."""
+    """Return the method that tries all settings and takes the one nearest to the truth.
+
+    With ``frames``, the settings get these alone.
+    """
 
     def method(field: Field) -> Estimate:
         truth = field.movie.expected[extent.window if frames is None else frames]
-        tried = [setting(field.noisy) for setting in settings]
+        noisy = field.noisy if frames is None else field.noisy[frames]
+        tried = [setting(noisy) for setting in settings]
         return Estimate(min(tried, key=lambda mean: float(np.mean((mean - truth) ** 2))), frames)
 
     return method

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.denoising.causal_unet import SHIPPED, CausalUNetDenoiser
 from controller.denoising.corruption import (
     CORRELATED,
-    PhotonThinning,
     Recorruption,
     choose_corruption,
     split_photons,
@@ -96,14 +96,8 @@ def halves_of(movie: NDArray[Any], rng: np.random.Generator) -> Halves:
     if variance is None:
         raise ValueError("this movie cannot be split: the variance of its noise is not known")
     half, read_photons = np.float32(0.5), transfer.read_noise_photons / np.sqrt(2)
-    return Halves(
-        half * pair.source,
-        half * pair.target,
-        half**2 * variance,
-        pair.weight,
-        read_photons,
-        _doubt(transfer),
-    )
+    source, target = half * pair.source, half * pair.target
+    return Halves(source, target, half**2 * variance, pair.weight, read_photons, _doubt(transfer))
 
 
 def _doubt(transfer: PhotonTransfer) -> str:
@@ -134,7 +128,8 @@ def real_rows(path: Path, adaptation_s: float, options: AdaptationOptions, seed:
     shipped = read_weights(SHIPPED)
     denoiser = _ours(shipped)
     rows["**ours, as shipped**"] = _answered(halves, raw, denoiser)
-    adapted, spent_s, rounds = _adapted(halves, denoiser.transfer, shipped, adaptation_s, options, seed)
+    sample = _sample(halves, denoiser.transfer)
+    adapted, spent_s, rounds = _adapted(sample, shipped, adaptation_s, options, seed)
     rows["**ours, adapted**"] = _answered(halves, raw, _ours(adapted)) | {
         "learning, CPU s": spent_s,
         "proposals": float(rounds),
@@ -152,14 +147,16 @@ def _tuned(halves: Halves) -> dict[str, Movie]:
     window, seen = halves.judged, halves.seen
     sigmas, taus = (0.0, 0.5, 0.7, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0), (1, 1.5, 2, 3, 4, 6, 10, 20, 40)
     kinds: dict[str, list[Callable[[], Movie]]] = {
-        "Gaussian 2-D (oracle)": [lambda s=s: gaussian_2d(seen, window, s) for s in sigmas],
+        "Gaussian 2-D (oracle)": [partial(gaussian_2d, seen, window, sigma) for sigma in sigmas],
         "best causal filter: moving average + Gaussian (oracle)": [
-            lambda t=t, s=s: moving_average_and_gaussian(seen, window, t, s) for t in taus for s in sigmas[:7]
+            partial(moving_average_and_gaussian, seen, window, tau, sigma)
+            for tau in taus
+            for sigma in sigmas[:7]
         ],
         "Gaussian 3-D (oracle), sees the future": [
-            lambda t=t, s=s: gaussian_3d(seen, window, t, s)
-            for t in (1.0, 2.0, 4.0, 8.0)
-            for s in (0.5, 1.0, 1.5, 2.0)
+            partial(gaussian_3d, seen, window, sigma_t, sigma)
+            for sigma_t in (1.0, 2.0, 4.0, 8.0)
+            for sigma in (0.5, 1.0, 1.5, 2.0)
         ],
     }
     return {name: min((make() for make in tried), key=halves.error) for name, tried in kinds.items()}
@@ -192,23 +189,19 @@ def _answered(halves: Halves, raw: float, denoiser: Denoiser) -> dict[str, float
     }
 
 
+def _sample(halves: Halves, transfer: PhotonTransfer) -> Sample:
+    """Return the first frames as the learning process of a session gets them."""
+    frames = transfer.as_photons(halves.seen[: halves.judged.start])
+    return Sample([frames], choose_corruption(transfer), transfer.read_noise_photons**2)
+
+
 def _adapted(
-    halves: Halves,
-    transfer: PhotonTransfer,
-    weights: Weights,
-    budget_s: float,
-    options: AdaptationOptions,
-    seed: int,
+    sample: Sample, weights: Weights, budget_s: float, options: AdaptationOptions, seed: int
 ) -> tuple[Weights, float, int]:
     """Return the weights after proposals for ``budget_s`` of CPU, the time spent, and their number.
 
-    Each proposal begins with the best weights so far, as in a session.
+    Each proposal begins with the best weights so far, as in a session; there is at least one.
     """
-    frames = transfer.as_photons(halves.seen[: halves.judged.start])
-    corruption = choose_corruption(transfer)
-    if isinstance(corruption, PhotonThinning):
-        frames = np.rint(frames)
-    sample = Sample([frames], corruption, transfer.read_noise_photons**2)
     best, spent_s, last_s, rounds = weights, 0.0, 0.0, 0
     while rounds == 0 or spent_s + last_s <= budget_s:
         started_s = time.process_time()

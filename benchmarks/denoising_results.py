@@ -13,16 +13,20 @@ Rows = dict[str, dict[str, float]]
 
 
 class Results:
-    """Remembers what each unit of work gave; with a file, beyond the end of the process."""
+    """Remembers what each unit of work gave; with a file, beyond the end of the process.
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    ``weights`` are what it was measured with: figures of others are kept, but not shown.
+    """
+
+    def __init__(self, path: Path | None, weights: str) -> None:
+        self._path, self._weights = path, weights
         self._found: dict[str, Rows] = {}
         if path is not None and path.exists():
             self._found = json.loads(path.read_text())
 
     def of(self, unit: str, work: Callable[[], Rows]) -> Rows:
         """Return what a unit gave before, or do it now."""
+        unit = f"{unit}, weights {self._weights}"
         if unit not in self._found:
             self._found[unit] = work()
             if self._path is not None:
@@ -55,6 +59,6 @@ def table(units: Sequence[Rows], columns: Iterable[tuple[str, int]]) -> str:
 def _cell(values: list[float], decimals: int) -> str:
     values = [value for value in values if np.isfinite(value)]
     if not values:
-        return "–"
+        return "-"
     low, middle, high = (f"{v:.{decimals}f}" for v in (min(values), float(np.median(values)), max(values)))
-    return middle if low == high else f"{middle} ({low}–{high})"
+    return middle if low == high else f"{middle} ({low} to {high})"
