@@ -50,6 +50,8 @@ _COST_COLUMNS = (
 )
 _REAL_COLUMNS = (
     ("gain, dB", 1),
+    ("± dB", 1),
+    ("error below the best causal filter's, standard errors", 1),
     ("95 % covers held-out, %", 0),
     ("std² / error", 2),
     ("learning, CPU s", 0),

@@ -41,6 +41,9 @@ from controller.networks.weights import Weights, read_weights
 _LEARNED = 0.75
 _MOST_SHARED = 0.5
 
+_BEST_CAUSAL = "best causal filter: moving average + Gaussian (oracle)"
+_BETTER = "error below the best causal filter's, standard errors"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Halves:
@@ -61,11 +64,19 @@ class Halves:
     def judged(self) -> slice:
         return slice(round(_LEARNED * len(self.seen)), len(self.seen))
 
+    def errors(self, estimate: Movie) -> NDArray[np.float64]:
+        """Estimate the mean squared error of an estimate of the judged frames, each by itself.
+
+        The noise of the reference is the same for all estimates: differences of two are surer than each.
+        """
+        part = self.judged
+        weight = self.weight[part]
+        difference = weight * ((estimate - self.reference[part]) ** 2 - self.variance[part])
+        return np.asarray(difference.sum((1, 2)) / np.maximum(weight.sum((1, 2)), 1), np.float64)
+
     def error(self, estimate: Movie) -> float:
         """Estimate the mean squared error of an estimate of the judged frames."""
-        part = self.judged
-        difference = (estimate - self.reference[part]) ** 2 - self.variance[part]
-        return float((self.weight[part] * difference).sum() / self.weight[part].sum())
+        return float(self.errors(estimate).mean())
 
 
 def halves_of(movie: NDArray[Any], rng: np.random.Generator) -> Halves:
@@ -120,26 +131,46 @@ def real_rows(path: Path, adaptation_s: float, options: AdaptationOptions, seed:
         raise ValueError(f"{path}: a movie (t, y, x) is needed, got shape {movie.shape}")
     halves = halves_of(movie, np.random.default_rng([seed, 0]))
     print(f"  {path.name}: {halves.doubt or 'photons split in half'}", flush=True)
-    raw = halves.error(halves.seen[halves.judged])
+    tuned = _tuned(halves)
+    scale = _Scale(halves.errors(halves.seen[halves.judged]), halves.errors(tuned[_BEST_CAUSAL]))
     rows: Rows = {"raw": {"gain, dB": 0.0}}
-    for name, estimate in _tuned(halves).items():
-        rows[name] = {"gain, dB": _gain_db(raw, halves.error(estimate))}
-    rows["adaptive Kalman"] = _answered(halves, raw, _kalman(halves))
+    rows |= {name: scale.figures(halves.errors(estimate)) for name, estimate in tuned.items()}
+    rows["adaptive Kalman"] = _answered(halves, scale, _kalman(halves))
     shipped = read_weights(SHIPPED)
     denoiser = _ours(shipped)
-    rows["**ours, as shipped**"] = _answered(halves, raw, denoiser)
+    rows["**ours, as shipped**"] = _answered(halves, scale, denoiser)
     sample = _sample(halves, denoiser.transfer)
     adapted, spent_s, rounds = _adapted(sample, shipped, adaptation_s, options, seed)
-    rows["**ours, adapted**"] = _answered(halves, raw, _ours(adapted)) | {
+    rows["**ours, adapted**"] = _answered(halves, scale, _ours(adapted)) | {
         "learning, CPU s": spent_s,
         "proposals": float(rounds),
     }
     return rows
 
 
-def _gain_db(raw: float, error: float) -> float:
-    """Return the gain over raw; nothing is said where an estimated error is not even positive."""
-    return float(10 * np.log10(raw / error)) if raw > 0 and error > 0 else float("nan")
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scale:
+    """What errors are compared with: those of each raw frame, and of the best causal filter."""
+
+    raw: NDArray[np.float64]
+    filtered: NDArray[np.float64]
+
+    def figures(self, errors: NDArray[np.float64]) -> dict[str, float]:
+        """Return the gain over raw, how sure it is, and how sure that over the best causal filter."""
+        error, raw = float(errors.mean()), float(self.raw.mean())
+        if not (error > 0 and raw > 0):  # so near to the truth that the reference cannot tell
+            return {}
+        better = self.filtered - errors
+        doubt = _standard_error(better)
+        return {
+            "gain, dB": float(10 * np.log10(raw / error)),
+            "± dB": float(10 / np.log(10) * _standard_error(errors) / error),
+            _BETTER: float(better.mean()) / doubt if doubt > 0 else 0.0,
+        }
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _tuned(halves: Halves) -> dict[str, Movie]:
@@ -148,7 +179,7 @@ def _tuned(halves: Halves) -> dict[str, Movie]:
     sigmas, taus = (0.0, 0.5, 0.7, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0), (1, 1.5, 2, 3, 4, 6, 10, 20, 40)
     kinds: dict[str, list[Callable[[], Movie]]] = {
         "Gaussian 2-D (oracle)": [partial(gaussian_2d, seen, window, sigma) for sigma in sigmas],
-        "best causal filter: moving average + Gaussian (oracle)": [
+        _BEST_CAUSAL: [
             partial(moving_average_and_gaussian, seen, window, tau, sigma)
             for tau in taus
             for sigma in sigmas[:7]
@@ -171,19 +202,19 @@ def _ours(weights: Weights) -> CausalUNetDenoiser:
     return CausalUNetDenoiser(CausalUNetDenoiser.Options(learn=False), weights)
 
 
-def _answered(halves: Halves, raw: float, denoiser: Denoiser) -> dict[str, float]:
+def _answered(halves: Halves, scale: _Scale, denoiser: Denoiser) -> dict[str, float]:
     """Return gain and error bars of a denoiser that gets the frames one by one."""
     answers = [denoiser.step(as_frame(image, index)) for index, image in enumerate(halves.seen)]
     part = halves.judged
     mean = np.array([one.mean for one in answers[part]])
     std = np.array([one.std for one in answers[part]])
-    error = halves.error(mean)
+    errors = halves.errors(mean)
+    error = float(errors.mean())
     # The variance of one pixel is taken from around it: a pixel without photons has noise, too.
     noise = np.array([ndimage.uniform_filter(image, 5) for image in halves.variance[part]])
     within = np.abs(mean - halves.reference[part]) <= 1.96 * np.sqrt(std**2 + noise)
     expected = float((halves.weight[part] * std**2).sum() / halves.weight[part].sum())
-    return {
-        "gain, dB": _gain_db(raw, error),
+    return scale.figures(errors) | {
         "95 % covers held-out, %": 100 * float(within.mean()),
         "std² / error": expected / error if error > 0 else float("nan"),
     }
