@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from controller.learning.weak_losses import Targets
 from numpy.typing import NDArray
 
 from controller.learning.annotations import (
@@ -12,7 +13,6 @@ from controller.learning.annotations import (
     Rectangle,
     TagAnnotation,
 )
-from controller.learning.weak_losses import Targets
 from controller.networks.weights import Weights, WeightsError, pack
 from controller.segmentation.heads import head_maps, instances
 from controller.segmentation.held_out import Matches, fitted, matches, score
