@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from controller.learning.weak_losses import Targets
 from numpy.typing import NDArray
 
 from controller.learning.annotations import (
@@ -13,6 +12,7 @@ from controller.learning.annotations import (
     Rectangle,
     TagAnnotation,
 )
+from controller.learning.weak_losses import Targets
 from controller.networks.weights import Weights, WeightsError, pack
 from controller.segmentation.heads import head_maps, instances
 from controller.segmentation.held_out import Matches, fitted, matches, score
