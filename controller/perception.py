@@ -51,6 +51,7 @@ class Perception:
         self._denoiser, self._segmenter, self._clock = denoiser, segmenter, clock
         # Without a budget no level is chosen for want of time, so none of them has to save it.
         self._every = 1 if real_time.budget_s is None else real_time.segment_every
+        self._can_coarsen = isinstance(denoiser.plugin, Coarsens)  # asked once: it takes its time
         self.ladder = Ladder(real_time.budget_s, self._levels())
         self.kept: tuple[Segmentation, Frame] | None = None
         self._frames_since = 0  # that was segmented
@@ -198,5 +199,5 @@ class Perception:
         stage = self._denoiser
         if stage.is_replaced:
             return [FALLBACK]
-        coarse = [COARSE] if isinstance(stage.plugin, Coarsens) else []
+        coarse = [COARSE] if self._can_coarsen else []
         return [FULL, SPARSE, *coarse, *([FALLBACK] if stage.fallback is not None else [])]
