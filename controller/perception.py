@@ -14,7 +14,7 @@ from controller.answers import checked_denoised, checked_segmentation
 from controller.core.clock import timed
 from controller.core.decision import Cycle
 from controller.core.frame import LEVELS, Denoised, Frame, Segmentation
-from controller.core.protocols import Clock, Coarsens, Denoiser, Segmenter
+from controller.core.protocols import Clock, Coarsens, Denoiser, Segmenter, Watches
 from controller.ladder import COARSE, FALLBACK, FULL, SPARSE, Ladder, RealTime
 from controller.stages import Ran, Stage
 
@@ -63,7 +63,11 @@ class Perception:
         """Show a frame that nobody waits for; return what went wrong."""
         level = self.ladder.level
         ran, waiting = self._ask(level, lambda denoiser: denoiser.observe(frame))
-        return [*ran.faults, *self._keep_warm(waiting, level, frame)]
+        faults = [*ran.faults, *self._keep_warm(waiting, level, frame)]
+        if isinstance(self._segmenter.plugin, Watches):
+            shown = self._segmenter.run(lambda s: s.observe(frame) if isinstance(s, Watches) else None)
+            faults += shown.faults
+        return faults
 
     def perceive(
         self, frame: Frame, timings: dict[str, float], recorded: tuple[int, int] | None = None
