@@ -14,9 +14,7 @@ from torch import nn
 
 from controller.networks.engines import Array, Plan, empty_conditions
 from controller.networks.fast_unet import quicken
-
-#: Just below what glibc takes as an example; DEFAULT_MMAP_THRESHOLD_MAX is 32 MiB.
-_LARGEST_BLOCK_BYTES = 31 * 2**20
+from controller.networks.memory import keep_freed_memory
 
 
 def has_fast_bfloat16() -> bool:
@@ -41,7 +39,7 @@ class TorchEngine:
         use_bfloat16 = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
         self.name = f"torch, cpu, {'bfloat16' if use_bfloat16 else 'float32'}, threads={threads}"
         self._threads = threads
-        _keep_freed_memory()
+        keep_freed_memory()
         dtype = torch.bfloat16 if use_bfloat16 else torch.float32
         self._network = quicken(copy.deepcopy(network).float().train(mode=False), dtype)
 
@@ -65,15 +63,6 @@ class _TorchPlan:
         with torch.inference_mode(), _threads(self._threads):
             answer: Array = self._network(*self._inputs).numpy()
         return answer
-
-
-def _keep_freed_memory() -> None:
-    """Let what one frame frees be there for the next.
-
-    glibc gives freed memory back to the system, and every page of it is zeroed again for the next frame: a
-    sixth of the time with float32. It keeps twice as much as the largest block it has seen freed.
-    """
-    torch.empty(_LARGEST_BLOCK_BYTES, dtype=torch.uint8)  # never touched, so it takes no memory
 
 
 @contextmanager
