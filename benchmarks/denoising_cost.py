@@ -93,7 +93,7 @@ def _works(photons: NDArray[np.float64]) -> tuple[dict[str, Work], set[str]]:
         except ConfigurationError as error:
             print(f"  left out: {error}")
             continue
-        works |= {name: work for name, work in made.items() if name not in works}
+        works |= made
         if options.device == "cuda":
             on_gpu |= set(made)
     return works, on_gpu
@@ -107,7 +107,7 @@ def _of_runtime(network: CausalUNet, options: RuntimeOptions, frames: list[Frame
     images = np.random.default_rng(0).random((1, network.channels, SIDE_PX, SIDE_PX), np.float32)
     conditions = np.zeros((1, network.channels), np.float32)
     works: dict[str, Work] = {
-        "ours, observe": lambda: denoiser.observe(frames[2]),
+        f"ours, observe ({runtime.name})": lambda: denoiser.observe(frames[2]),
         f"ours, step ({runtime.name})": lambda: denoiser.step(frames[3]),
         f"the network alone ({runtime.name})": lambda: runtime.run(images, conditions),
     }

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.classical_models import as_frame
+from benchmarks.movies import as_frame
 from benchmarks.segmentation_samples import CELL_PX, SPOT_PX, Sample, cells, spots
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.networks.weights import write_weights
