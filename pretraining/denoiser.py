@@ -20,6 +20,7 @@ from controller.denoising.clips import Clip
 from controller.denoising.corruption import PhotonThinning
 from controller.denoising.held_out import error_features
 from controller.denoising.training import TrainingOptions, fresh_network, train
+from controller.networks.memory import keep_freed_memory
 from controller.networks.modules import tensors_of
 from controller.networks.weights import pack, write_weights
 from pretraining.movies import LICENCE, SimulatedMovie, movies
@@ -86,14 +87,15 @@ def usual_error(network: CausalUNet, clips: list[Clip]) -> tuple[float, ...]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--movies", type=int, default=120)
+    parser.add_argument("--movies", type=int, default=160)
     parser.add_argument("--frames", type=int, default=120)
     parser.add_argument("--side", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=24000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=SHIPPED)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     options = CausalUNetOptions()
     size = {"side_px": arguments.side, "frames": arguments.frames}
     clips = [clip_of(m, options) for m in movies(arguments.movies, seed=arguments.seed, **size)]

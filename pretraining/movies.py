@@ -61,9 +61,9 @@ def _time_lapse(rng: np.random.Generator, side_px: int, frames: int) -> tuple[st
         _sample(str(name), sted_w, side_px + 2 * margin, int(rng.integers(2**62)))
         for name in (specimen, moving)
     )
-    share = float(rng.choice([0.0, 0.3, 0.6]))
+    share = float(rng.choice([0.0, 0.3, 0.6, 1.0]))
     drift = np.cumsum(rng.normal(0, rng.choice([0.02, 0.1, 0.3]), (frames, 2)), axis=0)
-    flow = drift + rng.normal(0, 0.5, 2) * np.arange(frames)[:, None]
+    flow = drift + rng.normal(0, 0.7, 2) * np.arange(frames)[:, None]
     kept = np.exp(-np.arange(frames) / frames * rng.uniform(0, 1))
     crop = slice(margin, margin + side_px)
     movie = [

@@ -26,6 +26,9 @@ _QUIET, _LOUD = -6.0, 4.0
 #: Added to the brightness around a pixel, in units of the image's mean: where it is dark there is noise, too.
 _DARK = 0.1
 
+#: Standard deviations of its own noise that a pixel of the frame may be away from its estimate.
+_ODDS = 4.5
+
 
 class CausalUNetOptions(Settings):
     """What the network sees of the past, and its size."""
@@ -51,7 +54,8 @@ class CausalUNet(nn.Module):
 
     The U-Net sees and answers differences to the surroundings in units of the noise there, so it meets the
     same numbers in dim and bright places, and in sparse images. It also says where to trust the frame alone:
-    what is bright and has just moved has little noise, and its past is wrong.
+    what is bright and has just moved has little noise, and its past is wrong. Whatever it answers, the answer
+    stays where the frame's own photons allow it to be.
     """
 
     def __init__(self, options: CausalUNetOptions | None = None) -> None:
@@ -75,13 +79,24 @@ class CausalUNet(nn.Module):
         """Return the estimate, in the unit of ``images``, shape ``(n, 1, y, x)``."""
         shares = torch.softmax(self.weigh(conditions), dim=1)[:, :, None, None]
         weighted = (images * shares).sum(dim=1, keepdim=True)
-        around = functional.avg_pool2d(weighted, 4)
+        frame = images[:, :1]
+        # Of both: where something bright has come, the past knows nothing of its noise.
+        around = functional.avg_pool2d((weighted + frame) / 2, 4)
         around = functional.interpolate(around, scale_factor=4.0, mode="bilinear")
         noise = torch.exp(conditions[:, :1, None, None]) * torch.sqrt(functional.relu(around) + _DARK)
         change, trust = self.unet((images - around) / noise, conditions).chunk(2, dim=1)
-        frame = images[:, :1]
-        estimate: Tensor = weighted + torch.sigmoid(trust - 2) * (frame - weighted) + noise * change
-        return estimate
+        estimate = weighted + torch.sigmoid(trust - 2) * (frame - weighted) + noise * change
+        return estimate if self.training else self._plausible(estimate, frame, around, conditions)
+
+    @staticmethod
+    def _plausible(estimate: Tensor, frame: Tensor, around: Tensor, conditions: Tensor) -> Tensor:
+        """Return what is nearest to an estimate and not against all odds by the frame's own photons.
+
+        Outside training only: beyond its bounds there is nothing to learn from.
+        """
+        light = functional.relu(torch.maximum(frame, around)) + _DARK
+        reach = _ODDS * torch.exp(conditions[:, :1, None, None]) * torch.sqrt(light)
+        return torch.maximum(torch.minimum(estimate, frame + reach), frame - reach)
 
 
 def network_of(weights: Weights) -> CausalUNet:
