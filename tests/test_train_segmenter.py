@@ -14,9 +14,12 @@ from typer.testing import CliRunner
 
 from controller.before_after import write_before_after
 from controller.cli import app
+from controller.core.decision import Question
 from controller.core.errors import ConfigurationError
-from controller.labels.store import Answer
+from controller.labels.store import Answer, LabelStore
+from controller.learning.annotations import ImageAnnotations
 from controller.networks.weights import read_weights
+from controller.recording.reader import SessionReader
 from controller.training_images import Reading, _annotations, read_pictures
 
 PIXEL_M = 20e-9
@@ -148,6 +151,35 @@ def test_answers_of_a_session_become_annotations() -> None:
     assert said("nothing here") == ["tag nothing here"]
     assert said("shaft") == said(None) == said([]) == []
     assert said([[3.0, 4.0]]) == ["points cell"]
+
+
+def test_a_session_gives_the_frames_that_people_answered_about(tmp_path: Path) -> None:
+    folder = tmp_path / "session"
+    demo = Path(__file__).parent.parent / "demo"
+    words = ["run", str(demo), "--budget-cycles", "2", "--output", str(folder)]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    frame = SessionReader(folder).frame(0)
+    store = LabelStore(folder, create=True)
+    for number, kind in enumerate(("choice", "points"), start=90):
+        question = Question(
+            frame_index=0,
+            region=frame.settings.region,
+            kind=kind,  # type: ignore[arg-type]
+            text="What is it?",
+            choices=("synapse", "shaft") if kind == "choice" else (),
+        )
+        store.put(number, question)
+    store.answer(90, "synapse", annotator="me", answer_s=1.0)
+    store.answer(91, [[3.0, 4.0]], annotator="me", answer_s=2.0)
+    (picture,) = read_pictures(folder, Reading("spots", 1e-7, object_answers=("synapse",)))
+    np.testing.assert_array_equal(picture.photons, frame.photons)
+    assert isinstance(picture.labels, ImageAnnotations)
+    assert [one.kind for one in picture.labels.annotations] == ["tag", "points"]
+    with pytest.raises(ConfigurationError, match=r"--object-answer 'synapse'"):
+        read_pictures(folder, Reading("spots", 1e-7))
+    store.answer(91, [[3000.0, 4.0]], annotator="you", answer_s=2.0)
+    with pytest.raises(ConfigurationError, match="answers about frame 0"):
+        read_pictures(folder, Reading("spots", 1e-7, object_answers=("synapse",)))
 
 
 def test_before_and_after_are_drawn_beside_each_other(tmp_path: Path) -> None:
