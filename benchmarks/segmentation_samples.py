@@ -97,9 +97,9 @@ def cells(rng: np.random.Generator, size: int = 128, photons: float | None = Non
 
 
 def _field(rng: np.random.Generator, size: int, scale: float) -> Image:
-    """Return smooth chance of standard deviation 1."""
-    field = ndimage.gaussian_filter(rng.normal(size=(size, size)), scale, mode="wrap")
-    return np.asarray(field / max(float(field.std()), 1e-12))
+    """Return smooth chance of mean 0 and standard deviation 1; no smoother than the image is large."""
+    field = ndimage.gaussian_filter(rng.normal(size=(size, size)), min(scale, size / 4), mode="wrap")
+    return np.asarray((field - field.mean()) / field.std())
 
 
 def _threads(rng: np.random.Generator, size: int, sigma: float) -> Image:

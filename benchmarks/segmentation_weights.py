@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", choices=sorted(NETWORKS))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     for kind in [arguments.only] if arguments.only else sorted(NETWORKS):

@@ -63,11 +63,19 @@ def export_bioimageio(
 
 
 def _weights(model: str) -> Weights:
+    from controller.denoising.causal_unet import SHIPPED as DENOISER
     from controller.networks.weights import read_weights
-    from controller.segmentation.small_unet import find_weights
+    from controller.segmentation import small_unet
 
-    is_file = Path(model).suffix in {".safetensors", ".json"}
-    return read_weights(Path(model)) if is_file else find_weights(model, Path())
+    shipped = {DENOISER.stem: DENOISER}
+    if Path(model).suffix in {".safetensors", ".json"} or model in shipped:
+        return read_weights(shipped.get(model, Path(model)))
+    if model in small_unet.SHIPPED:
+        return small_unet.find_weights(model, Path())
+    raise ConfigurationError(
+        f"{model}: a model is a .safetensors file with its card, or one that comes with Stedfast: "
+        f"{', '.join((*shipped, *small_unet.SHIPPED))}"
+    )
 
 
 def _about(card: Card, authors: tuple[str, ...], licence: str | None, name: str) -> About:
@@ -99,8 +107,15 @@ def _segmenter(weights: Weights) -> ExportedNetwork:
     return exported_segmenter(weights)
 
 
+def _denoiser(weights: Weights) -> ExportedNetwork:
+    from controller.denoising.causal_unet_export import exported_denoiser
+
+    return exported_denoiser(weights)
+
+
 #: What a card calls its network, and what builds and describes it.
 ARCHITECTURES: dict[str, Callable[[Weights], ExportedNetwork]] = {
+    "causal_unet/1": _denoiser,
     "small_unet/1": _small_unet,
     "small_unet_segmenter/1": _segmenter,
 }

@@ -63,10 +63,12 @@ def test_two_halves_of_an_object_are_not_two_hits() -> None:
 
 
 def test_as_many_objects_as_possible_are_matched_at_a_small_overlap() -> None:
-    # The first found overlaps both (more with the first), the second only the first.
-    truth = np.array([[1, 1, 1, 1, 2, 2, 0, 0]])
-    found = np.array([[2, 1, 1, 1, 1, 1, 0, 0]])
-    assert match_objects(found, truth, 0.2).hits == 2
+    # The larger one found shares 8 of 13 pixels with the first, 3 of 11 with the second; the smaller one
+    # shares 2 of 10 with the first. One good match is not worth two.
+    truth = np.array([[1] * 10 + [2] * 3])
+    found = np.array([[2] * 2 + [1] * 11])
+    assert match_objects(found, truth, 0.15).hits == 2
+    assert match_objects(found, truth, 0.3).hits == 1
 
 
 def test_numbers_may_have_gaps_and_any_order() -> None:

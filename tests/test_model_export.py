@@ -16,11 +16,19 @@ from typer.testing import CliRunner
 
 from controller.cli import app
 from controller.core.errors import ConfigurationError
+from controller.core.frame import Frame
+from controller.core.settings import Region
 from controller.model_export import ARCHITECTURES, export_bioimageio
+from controller.testing import CONFOCAL
 
 torch = pytest.importorskip("torch", reason="needs the extra learn")
 pytest.importorskip("safetensors", reason="needs the extra learn")
 
+from controller.denoising.causal_network import CausalUNet, CausalUNetOptions  # noqa: E402
+from controller.denoising.causal_network import network_of as causal_network_of  # noqa: E402
+from controller.denoising.causal_unet import CausalUNetDenoiser  # noqa: E402
+from controller.denoising.causal_unet_export import drawn_movie, exported_denoiser  # noqa: E402
+from controller.denoising.noise_model import DetectorOptions  # noqa: E402
 from controller.networks.bioimageio_export import yaml_lines  # noqa: E402
 from controller.networks.modules import fill, tensors_of  # noqa: E402
 from controller.networks.runtime import Runtime, RuntimeOptions  # noqa: E402
@@ -68,6 +76,16 @@ def segmenter_weights(**changes: Any) -> Weights:
         licence="CC0-1.0",
         trained_on=("drawn cells",),
         metrics={"ap50": 0.8125},
+    )
+
+
+def denoiser_weights(seed: int = 0) -> Weights:
+    network = shaken(CausalUNet(CausalUNetOptions()), seed)
+    return pack(
+        tensors_of(network),
+        architecture="causal_unet/1",
+        options=network.options.model_dump(mode="json"),
+        licence="CC0-1.0",
     )
 
 
@@ -129,6 +147,41 @@ def test_a_network_with_conditions_answers_the_same_as_onnx(tmp_path: Path) -> N
         assert np.ptp(answer) > 0.01
 
 
+def test_a_denoiser_answers_the_same_as_onnx(tmp_path: Path) -> None:
+    weights = denoiser_weights()
+    package = export(tmp_path, weights)
+    images, numbers = tensor(package, "images.npy"), tensor(package, "conditions.npy")
+    network = member(package, "network.onnx")
+    assert (
+        np.abs(run_onnx(network, images=images, conditions=numbers) - tensor(package, "answers.npy")).max()
+        < 1e-5
+    )
+    for n, y, x in ((2, 8, 40), (1, 12, 64)):
+        other = np.random.default_rng(n).gamma(1.0, 1.0, (n, 5, y, x)).astype(np.float32)
+        told = np.random.default_rng(n).standard_normal((n, 5), np.float32)
+        ours = Runtime(causal_network_of(weights), EXACT).run(other, told)
+        assert np.abs(run_onnx(network, images=other, conditions=told) - ours).max() < 1e-5
+        assert np.ptp(ours) > 0.1
+
+
+def test_the_input_of_a_denoisers_package_is_what_the_denoiser_sees() -> None:
+    weights = denoiser_weights()
+    exported = exported_denoiser(weights)
+    movie = drawn_movie()
+    answer = causal_network_of(weights)(torch.from_numpy(exported.images), torch.from_numpy(exported.numbers))
+    # The detector is told, or the denoiser would find out about it first; it answers in photons.
+    detector = DetectorOptions(units_per_photon=1.0, offset_units=0.0)
+    options = CausalUNetDenoiser.Options(detector=detector, runtime=EXACT, learn=False)
+    denoiser = CausalUNetDenoiser(options, weights)
+    scan = CONFOCAL.replace(region=Region(center_yx_m=(0.0, 0.0), size_yx_m=(64 * 40e-9, 64 * 40e-9)))
+    scan = scan.replace(pixel_size_m=40e-9)
+    for t, photons in enumerate(movie):
+        denoised = denoiser.step(Frame(photons, scan, t, 0.1 * t))
+    level = movie[-1].max() / exported.images[0, 0].max()
+    expected = level * np.maximum(answer.detach().numpy()[0, 0], 0)
+    assert np.allclose(denoised.mean, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_weights_go_along_as_they_are(tmp_path: Path) -> None:
     weights = segmenter_weights()
     package = export(tmp_path, weights)
@@ -163,7 +216,11 @@ def test_the_same_model_makes_the_same_package(tmp_path: Path) -> None:
         ({}, {"name": "ü"}, "name: "),
         ({}, {"authors": ("a/b",)}, "authors: "),
         ({"licence": "MIT AND CC0-1.0"}, {}, "licence: "),
-        ({"architecture": "os.system"}, {}, "those of small_unet/1, small_unet_segmenter/1 can"),
+        (
+            {"architecture": "os.system"},
+            {},
+            "those of causal_unet/1, small_unet/1, small_unet_segmenter/1 can",
+        ),
     ],
 )
 def test_what_nobody_said_is_not_invented(
@@ -220,16 +277,18 @@ class TestCommand:
         assert 'name: "Bo Example"' in text
         assert 'license: "MIT"' in text
 
-    def test_weights_that_come_along_have_names(self, tmp_path: Path) -> None:
-        result = self.run("spots", "--bioimageio", str(tmp_path / "spots.zip"), "--author", "Ada Example")
+    @pytest.mark.parametrize("name", ["spots", "cells", "causal_unet"])
+    def test_weights_that_come_along_have_names(self, tmp_path: Path, name: str) -> None:
+        result = self.run(name, "--bioimageio", str(tmp_path / "model.zip"), "--author", "Ada Example")
         assert result.exit_code == 0, result.output
-        assert len(member(tmp_path / "spots.zip", "network.onnx")) > 100_000
+        assert len(member(tmp_path / "model.zip", "network.onnx")) > 100_000
 
     def test_what_is_missing_is_said(self, tmp_path: Path) -> None:
         for words, message in (
             ((str(tmp_path / "net.safetensors"),), "--bioimageio OUT.zip"),
             ((str(tmp_path),), "name the folder to make"),
             (("spots", "--bioimageio", "x.zip"), "--author"),
+            (("spotz", "--bioimageio", "x.zip"), "causal_unet, spots, cells"),
         ):
             result = self.run(*words)
             assert result.exit_code == 2
@@ -267,9 +326,20 @@ class TestReadBack:
         answer = np.asarray(sample.members["answers"].to_numpy())
         assert np.abs(answer - expected(weights, images)).max() < 1e-4
 
-    def test_a_network_with_conditions_passes_its_tests(self, core: Any, tmp_path: Path) -> None:
-        summary = core.test_description(export(tmp_path, network_weights()))
+    @pytest.mark.parametrize("make", [network_weights, denoiser_weights])
+    def test_a_network_with_conditions_passes_its_tests(self, core: Any, tmp_path: Path, make: Any) -> None:
+        summary = core.test_description(export(tmp_path, make()))
         assert summary.status == "passed", summary.format()
+
+    def test_a_denoiser_predicts_the_same(self, core: Any, tmp_path: Path) -> None:
+        weights = denoiser_weights()
+        images = np.random.default_rng(1).gamma(1.0, 1.0, (1, 5, 40, 24)).astype(np.float32)
+        numbers = np.random.default_rng(2).standard_normal((1, 5), np.float32)
+        model = core.load_model_description(export(tmp_path, weights))
+        sample = core.predict(model=model, inputs={"images": images, "conditions": numbers})
+        answer = np.asarray(sample.members["answers"].to_numpy())
+        ours = Runtime(causal_network_of(weights), EXACT).run(images, numbers)
+        assert np.abs(answer - ours).max() < 1e-4
 
     def test_texts_come_back_as_they_were(self) -> None:
         ruyaml = pytest.importorskip("ruyaml")
@@ -282,7 +352,11 @@ class TestReadBack:
 
 
 def test_every_architecture_that_is_offered_can_be_described() -> None:
-    made = {"small_unet/1": network_weights(), "small_unet_segmenter/1": segmenter_weights()}
+    made = {
+        "causal_unet/1": denoiser_weights(),
+        "small_unet/1": network_weights(),
+        "small_unet_segmenter/1": segmenter_weights(),
+    }
     assert set(made) == set(ARCHITECTURES)
     for name, weights in made.items():
         exported = ARCHITECTURES[name](weights)

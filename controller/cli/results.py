@@ -24,8 +24,20 @@ def make_report(
 ) -> None:
     """Write the report of a session: one self-contained HTML page."""
     with errors_told(as_json):
+        from controller.recording.reader import SessionReader
+
         path = report_of(folder, output or folder / "report.html")
-        typer.echo(json.dumps({"status": "ok", "report": str(path)}) if as_json else f"report: {path}")
+        changes = SessionReader(folder).changes
+        if as_json:
+            learned = [change.model_dump(exclude={"type", "uid"}) for change in changes]
+            typer.echo(json.dumps({"status": "ok", "report": str(path), "learned": learned}))
+            return
+        typer.echo(f"report: {path}")
+        for change in changes:
+            typer.echo(
+                f"{change.role} from cycle {change.cycle}: score {change.score_before:.4g} -> "
+                f"{change.score_after:.4g}, {change.reason}"
+            )
 
 
 @app.command()

@@ -31,7 +31,7 @@ _FRAMES_JUDGED_MAX = 24
 class AdaptationOptions(Settings):
     """How to learn from the frames of one sample."""
 
-    training: TrainingOptions = TrainingOptions(steps=300, learning_rate=1e-3)
+    training: TrainingOptions = TrainingOptions(steps=600, learning_rate=2e-3)
     """Steps of one proposal."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Part of the frames, the last ones, that judge and are not learned from."""

@@ -63,7 +63,7 @@ class StructuredMask:
         """
         frame, valid = frame_and_weight(frame_in_photons, self.saturated_photons)
         if self.reach_y > self.reach_x:  # rows that share noise are far apart: go by columns
-            turned = _masked(frame.swapaxes(-1, -2), self.reach_x, self.reach_y, rng)
+            turned = _masked(np.ascontiguousarray(frame.swapaxes(-1, -2)), self.reach_x, self.reach_y, rng)
             source, hidden = (each.swapaxes(-1, -2) for each in turned)
         else:
             source, hidden = _masked(frame, self.reach_y, self.reach_x, rng)
@@ -119,22 +119,23 @@ class LineThinning:
             If the frame has fewer lines than lie between two hidden ones.
         """
         frame, valid = frame_and_weight(frame_in_photons, self.saturated_photons)
-        lines = frame if self.axis == "x" else frame.swapaxes(-1, -2)
+        lines = frame if self.axis == "x" else np.ascontiguousarray(frame.swapaxes(-1, -2))
         reach = self.reach_across
         spacing = 4 * reach + 3
         count = lines.shape[-2]
         if count < spacing:
             raise ValueError(f"{spacing} lines are needed to hide one, got {frame.shape}")
         source, hidden = lines.copy(), np.zeros(lines.shape, np.float32)
-        centers = np.arange(int(rng.integers(spacing)), count, spacing)
-        away = (2 * reach + 1) * rng.choice((-1, 1), len(centers))
-        away = np.where(_holds(centers + away, reach, count), away, -away)
-        centers, away = (each[_holds(centers + away, reach, count)] for each in (centers, away))
-        for shift in range(-reach, reach + 1):
-            rows = centers + shift
-            here = (rows >= 0) & (rows < count)
-            source[..., rows[here], :] = lines[..., (rows + away)[here], :]
-        hidden[..., centers, :] = 1
+        stacks = [each.reshape(-1, *lines.shape[-2:]) for each in (lines, source, hidden)]
+        around = np.arange(-reach, reach + 1)
+        for image, covered, chosen in zip(*stacks, strict=True):
+            centers = np.arange(int(rng.integers(spacing)), count, spacing)
+            away = (2 * reach + 1) * rng.choice((-1, 1), len(centers))
+            away = np.where(_holds(centers + away, reach, count), away, -away)
+            fits = _holds(centers + away, reach, count)
+            rows = np.clip(centers[fits, None] + around, 0, count - 1)
+            covered[rows] = image[rows + away[fits, None]]
+            chosen[centers[fits]] = 1
         if self.axis == "y":
             source, hidden = source.swapaxes(-1, -2), hidden.swapaxes(-1, -2)
         return Pair(np.ascontiguousarray(source), frame, valid * hidden)

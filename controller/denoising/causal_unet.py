@@ -16,7 +16,6 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue
-from scipy import ndimage
 
 from controller.core.clock import SimulatedClock
 from controller.core.errors import ConfigurationError
@@ -32,6 +31,7 @@ from controller.denoising.learner import Learner, LearnerOptions
 from controller.denoising.noise_model import DetectorOptions, NoiseModel
 from controller.denoising.photon_transfer import PhotonTransfer
 from controller.denoising.raw import checked_photons
+from controller.denoising.resolution import doubled, halved
 from controller.networks.runtime import Runtime, RuntimeOptions
 from controller.networks.weights import Weights, WeightsError, check, read_weights
 
@@ -41,7 +41,7 @@ SHIPPED = Path(__file__).parent / "weights" / "causal_unet.safetensors"
 _LARGEST = 1e12
 
 #: The error is measured on a band of each frame: of the first ones large, later a part of it.
-_FIRST_FRAMES, _FIRST_PIXELS, _BAND = 4, 65_536, 1 / 12
+_FIRST_FRAMES, _FIRST_PIXELS, _BAND = 4, 65_536, 1 / 32
 #: Rows at the edge of a band whose surroundings the network does not see.
 _MARGIN = 8
 _ALL = slice(None)
@@ -255,7 +255,7 @@ class CausalUNetDenoiser:
         mean = self._estimate(given, is_coarse=is_coarse)
         self._measure_error(photons, averages, frame.index, is_coarse=is_coarse)
         averages.add(photons)
-        std = np.sqrt(self._error.variance(mean, self._conditions(given)))
+        std = self._error.std(mean, self._conditions(given))
         latency_s = self._clock.now_s() - started_s if self._clock else 0.0
         transfer = self._noise.transfer
         units = np.float32(level * transfer.units_per_photon)
@@ -275,15 +275,11 @@ class CausalUNetDenoiser:
         conditions = self._conditions(given)
         if not is_coarse:
             return _not_negative(self._runtime.run(given.images[None], conditions[None])[0, 0])
-        rows, columns = given.images.shape[1:]
-        even = np.pad(given.images, ((0, 0), (0, rows % 2), (0, columns % 2)), mode="edge")
-        halved = even[:, ::2] + even[:, 1::2]
-        halved = (halved[..., ::2] + halved[..., 1::2]) * np.float32(0.25)
         # Four pixels put together have a quarter of the noise's variance, a half of the noise.
         quieter = conditions - np.float32(np.log(2))
-        answer = self._runtime.run(halved[None], quieter[None])[0, 0]
-        doubled = ndimage.zoom(answer, 2, order=1, mode="nearest", grid_mode=True)[:rows, :columns]
-        return _not_negative(doubled)
+        rows, columns = given.images.shape[1:]
+        answer = self._runtime.run(halved(given.images)[None], quieter[None])[0, 0]
+        return _not_negative(doubled(answer)[:rows, :columns])
 
     def _measure_error(
         self, photons: FloatImage, averages: MovingAverages, index: int, *, is_coarse: bool

@@ -29,6 +29,12 @@ USUAL_ERROR = (-2.5, 0.5, 0.3, 0.6, 1.2)
 #: Brightness in units of the image's mean that divides the ranges.
 _EDGES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 8.0])
 
+_CENTERS = np.concatenate(([_EDGES[0] / 2], np.sqrt(_EDGES[1:] * _EDGES[:-1]), [_EDGES[-1] * 1.5]))
+
+#: The error is worked out for so many steps of the root of the brightness, and looked up for a pixel.
+_STEPS = 32
+_BRIGHTNESS = ((np.arange(1024) + 0.5) / _STEPS) ** 2
+
 #: Added to the brightness before its logarithm is taken.
 _DARK = 0.1
 
@@ -107,12 +113,13 @@ class HeldOutError:
         self._products = self._kept * self._products + new
         self._correct()
 
-    def variance(self, estimate: FloatImage, conditions: NDArray[np.float32]) -> FloatImage:
-        """Return the squared error to expect of each pixel of an estimate."""
-        centers = np.concatenate(([_EDGES[0] / 2], np.sqrt(_EDGES[1:] * _EDGES[:-1]), [_EDGES[-1] * 1.5]))
-        factors = np.interp(estimate.ravel(), centers, self._factors).reshape(estimate.shape)
-        corrected: FloatImage = self._expected(estimate, conditions) * factors.astype(np.float32)
-        return corrected
+    def std(self, estimate: FloatImage, conditions: NDArray[np.float32]) -> FloatImage:
+        """Return the root of the squared error to expect of each pixel of an estimate."""
+        factors = np.interp(_BRIGHTNESS, _CENTERS, self._factors)
+        expected = self._expected(_BRIGHTNESS.astype(np.float32), conditions)
+        table = np.sqrt(expected * factors).astype(np.float32)
+        numbers = (np.sqrt(np.maximum(estimate, 0)) * np.float32(_STEPS)).astype(np.intp)
+        return table.take(numbers, mode="clip")
 
     def _expected(self, estimate: FloatImage, conditions: NDArray[np.float32]) -> FloatImage:
         at_mean = float(np.exp(error_features(conditions, 1 - _DARK) @ self._usual))

@@ -18,6 +18,9 @@ from controller.denoising.training_pair import Pair
 #: The detector is looked at after so many frames of one place, and then left alone.
 _LOOKS = (1, 8, 32)
 
+#: More of the newest frames than these say nothing more, and a live session waits meanwhile.
+_FEWEST_FRAMES, _ENOUGH_PIXELS = 4, 1_000_000
+
 #: Of the newest frames of one place so many are kept, each as a square of so many pixels in the middle:
 #: enough to see the noise, and a look takes no longer for a large camera.
 _FRAMES_KEPT, _SIDE_KEPT = 16, 256
@@ -70,7 +73,8 @@ class NoiseModel:
         # Fewer frames of another place know less than those that the transfer in use was found in.
         if self._seen not in _LOOKS or self._seen < self._rests_on:
             return None
-        found = find_photon_transfer(np.stack(self._frames)).transfer
+        newest = list(self._frames)[-max(_FEWEST_FRAMES, _ENOUGH_PIXELS // frame.size) :]
+        found = find_photon_transfer(np.stack(newest)).transfer
         self._is_settled = self._seen == max(_LOOKS)
         if found is None:
             return None

@@ -111,8 +111,8 @@ def difference_tiles(frames: Floats, valid: Mask, side: int = SIDE) -> NoiseTile
     along_x = [(residual[..., :, k:] * residual[..., :, :-k]).mean(axis=(3, 4)) + lost for k in lags]
     along_t = None
     if len(residual) > 1:
-        later = (residual[1:] * residual[:-1]).sum(axis=(3, 4)) / (pixels - 1)
-        along_t = _averaged(np.concatenate([later, later[-1:]]), usable_pair)
+        later = _each_with_next(residual).sum(axis=(3, 4)) / (pixels - 1)
+        along_t = _averaged(later, usable_pair)
     pairs = min(len(residual), _PAIRS)
     # Differences that share a frame are correlated by -1/2, their squares by 1/4.
     samples = (pixels - 1) * pairs / (1 + 0.5 * (pairs - 1) / pairs)
@@ -144,6 +144,9 @@ def filtered_tiles(frames: Floats, valid: Mask, side: int = SIDE) -> NoiseTiles:
     variance = (blocks**2).mean(axis=(3, 4))
     along_y = (blocks[..., 1:, :] * blocks[..., :-1, :]).mean(axis=(3, 4))
     along_x = (blocks[..., :, 1:] * blocks[..., :, :-1]).mean(axis=(3, 4))
+    along_t = None
+    if len(residual) > 1:
+        along_t = _averaged(_each_with_next(blocks).mean(axis=(3, 4)), usable)
     pairs = min(len(residual), _PAIRS)
     samples = side * side * pairs / _FILTERED_SAMPLES
     samples /= 1 + 0.5 * (pairs - 1) / pairs if len(frames) > 1 else 1.0
@@ -152,7 +155,7 @@ def filtered_tiles(frames: Floats, valid: Mask, side: int = SIDE) -> NoiseTiles:
         _averaged(variance, usable),
         _averaged(along_y, usable)[None],
         _averaged(along_x, usable)[None],
-        None,
+        along_t,
         samples,
     )
 
@@ -174,17 +177,22 @@ def unfiltered(tiles: NoiseTiles, line: VarianceLine) -> tuple[float, float, flo
     return y, x, 36 / ((6 - 8 * y) * (6 - 8 * x))
 
 
-def correlations(tiles: NoiseTiles, line: VarianceLine) -> tuple[Floats, Floats, float]:
-    """Return the correlations along y and x at lags 1, 2, …, and in time, of difference tiles."""
+def correlations(tiles: NoiseTiles, line: VarianceLine) -> tuple[Floats, Floats]:
+    """Return the correlations along y and x at lags 1, 2, … of difference tiles."""
     variance = max(_weighted(tiles.variance, tiles, line), 1e-300)
     along_y = np.array([_weighted(lag, tiles, line) / variance for lag in tiles.along_y])
     along_x = np.array([_weighted(lag, tiles, line) / variance for lag in tiles.along_x])
+    return along_y, along_x
+
+
+def correlation_in_time(tiles: NoiseTiles, line: VarianceLine) -> float:
+    """Return the correlation of the noise of successive frames, 0 if there are too few to tell."""
     if tiles.along_t is None:
-        return along_y, along_x, 0.0
+        return 0.0
     # d = n1 - n0 of noise with correlation r between successive frames: lag 1 of d over its variance is
     # (2 r - 1) / (2 - 2 r), as long as frames further apart share nothing.
-    ratio = _weighted(tiles.along_t, tiles, line) / variance
-    return along_y, along_x, float(np.clip((1 + 2 * ratio) / (2 + 2 * ratio), -1, 1))
+    ratio = _weighted(tiles.along_t, tiles, line) / max(_weighted(tiles.variance, tiles, line), 1e-300)
+    return float(np.clip((1 + 2 * ratio) / max(2 + 2 * ratio, 1e-6), -1, 1))
 
 
 def fit_line(tiles: NoiseTiles) -> VarianceLine:
@@ -210,9 +218,8 @@ def fit_line(tiles: NoiseTiles) -> VarianceLine:
         (intercept, slope), error = _least_squares(mean - center, variance, weight, 1)
         intercept -= slope * center
         error *= scatter
-    return VarianceLine(
-        intercept, slope, error, _bend(mean, variance, weight, intercept + slope * mean), kept
-    )
+    bend = _bend(mean, variance, weight, intercept + slope * mean)
+    return VarianceLine(float(intercept), float(slope), float(error), bend, kept)
 
 
 def _first_line(mean: Floats, variance: Floats) -> tuple[float, float]:
@@ -274,6 +281,12 @@ def _blocks(stack: NDArray[Any], side: int) -> NDArray[Any]:
 def _all_of(blocks: NDArray[Any]) -> Mask:
     """Tell for each tile whether all of its pixels are true."""
     return np.asarray(blocks.all(axis=(3, 4)), np.bool_)
+
+
+def _each_with_next(blocks: Floats) -> Floats:
+    """Return products of successive residuals; the last one counts twice, to have as many."""
+    products = blocks[1:] * blocks[:-1]
+    return np.concatenate([products, products[-1:]])
 
 
 def _averaged(values: Floats, usable: Mask) -> Floats:

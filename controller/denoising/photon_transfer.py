@@ -20,6 +20,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -34,6 +35,7 @@ from controller.denoising.noise_tiles import (
     Mask,
     NoiseTiles,
     VarianceLine,
+    correlation_in_time,
     correlations,
     difference_tiles,
     filtered_tiles,
@@ -84,6 +86,8 @@ class PhotonTransfer:
         How many pixels away noise is still shared, 0 to 4.
     reason
         How that was found, in one sentence.
+    mean_photons
+        In the frames it was found in; infinity if that is not known.
     """
 
     units_per_photon: float
@@ -96,6 +100,7 @@ class PhotonTransfer:
     reach_y: int = 0
     reach_x: int = 0
     reason: str = ""
+    mean_photons: float = np.inf
 
     def __post_init__(self) -> None:
         numbers = (self.units_per_photon, self.offset_units, self.read_noise_units)
@@ -180,7 +185,8 @@ def find_photon_transfer(frames: NDArray[Any]) -> Finding:
         return Finding(None, "nearly all pixels keep the same value, so no noise is seen")
     transfer = _as_counts(seen, levels)
     transfer = transfer or _as_line(seen, levels)
-    transfer = replace(transfer, saturated_units=saturated_units)
+    mean_photons = float(transfer.as_photons(np.array(stack[valid].mean())))
+    transfer = replace(transfer, saturated_units=saturated_units, mean_photons=mean_photons)
     return Finding(transfer, transfer.reason)
 
 
@@ -221,6 +227,7 @@ class _Seen:
         white = max(abs(fine_y), abs(fine_x)) < 2 * _SHARED
         if white:  # a correlation that is not there must not change the variance
             factor = 1.0
+        fine_t = correlation_in_time(fine, fine_line)
         fine = replace(fine, variance=fine.variance * factor)
         fine_line = replace(
             fine_line,
@@ -229,12 +236,13 @@ class _Seen:
             slope_error=fine_line.slope_error * factor,
         )
         reach = (_reach_alone(fine_y), _reach_alone(fine_x))
-        alone = cls(fine, fine_line, (fine_y, fine_x), reach, 0.0, len(stack))
+        alone = cls(fine, fine_line, (fine_y, fine_x), reach, fine_t, len(stack))
         if len(stack) < 2:
             return alone
         coarse = difference_tiles(stack, valid, side)
         line = fit_line(coarse)
-        along_y, along_x, along_t = correlations(coarse, line)
+        along_y, along_x = correlations(coarse, line)
+        along_t = correlation_in_time(coarse, line)
         reach = (_reach(along_y), _reach(along_x))
         found = cls(coarse, line, (float(along_y[0]), float(along_x[0])), reach, along_t, len(stack))
         # Motion and activity only add to a difference, and what they add is shared by neighbours. So where
@@ -244,7 +252,7 @@ class _Seen:
         bright = float(np.quantile(coarse.mean, 0.9))
         if not (white or agree) or fine_line.at(bright) > 0.95 * line.at(bright):
             return found
-        return replace(alone, reach_yx=alone.reach_yx if white else reach, correlation_t=along_t)
+        return alone if white and fine_t < 2 * _SHARED else replace(alone, reach_yx=reach)
 
 
 def _as_counts(seen: _Seen, levels: GreyLevels) -> PhotonTransfer | None:
@@ -262,7 +270,7 @@ def _as_counts(seen: _Seen, levels: GreyLevels) -> PhotonTransfer | None:
 
 def _as_line(seen: _Seen, levels: GreyLevels) -> PhotonTransfer:
     """Turn the line into a photon transfer, and say how far to trust it."""
-    line, (shared_y, shared_x), floor = seen.line, seen.correlation_yx, levels.floor
+    line, floor, (shared_y, shared_x) = seen.line, levels.floor, seen.correlation_yx
     darkest = float(np.quantile(seen.tiles.mean, 0.02))
     flaw = _processing(seen, levels)
     guessed = flaw or _no_line(line)
@@ -292,7 +300,7 @@ def _zero_of_counts(seen: _Seen, floor: float, step: float) -> float | None:
     kept = seen.line.kept
     mean, variance = seen.tiles.mean[kept], seen.tiles.variance[kept]
     bright = mean > np.median(mean)
-    for zero in dict.fromkeys((floor, *_USUAL_ZEROS)):
+    for zero in _USUAL_ZEROS:  # above another one, the next frame could hold less than none
         if zero > floor:
             continue
         above = np.maximum(mean - zero, 0.0)
@@ -300,12 +308,19 @@ def _zero_of_counts(seen: _Seen, floor: float, step: float) -> float | None:
         few = above[~bright].sum() * SIDE**2 < 20 * step * np.count_nonzero(~bright)
         parts = (np.ones_like(bright),) if few else (~bright, bright)
         ratios = [float(variance[part].sum() / max(step * above[part].sum(), 1e-300)) for part in parts]
+        chance = 3 * float(np.sqrt(2 / (seen.tiles.samples * min(np.count_nonzero(part) for part in parts))))
         # Fine structure and motion add to the variance of what is bright, and nothing takes away.
-        if zero == floor and zero in _USUAL_ZEROS and 0.88 < ratios[0] < 1.2 and 0.88 < ratios[-1] < 1.6:
+        if (
+            zero == floor
+            and zero in _USUAL_ZEROS
+            and -0.12 < ratios[0] - 1 < 0.2
+            and -0.12 < ratios[-1] - 1 < 0.6
+        ):
             return float(zero)
         # If no pixel was as dark as zero, an offset could be hidden, and the ratio be 1 by chance. Then
         # photons are not what was counted, but noise of these counts splits like that of photons.
-        if all(0.92 < ratio < 1.08 for ratio in ratios):
+        overall = float(variance.sum() / max(step * above.sum(), 1e-300))
+        if abs(overall - 1) < 0.07 and all(abs(ratio - 1) < 0.05 + chance for ratio in ratios):
             return float(zero)
     return None
 
@@ -330,7 +345,7 @@ def _processing(seen: _Seen, levels: GreyLevels) -> str:
 
 def _no_line(line: VarianceLine) -> str:
     """Return why the variance says nothing of photons, empty if it does."""
-    if not line.slope > 2 * line.slope_error:
+    if not line.slope > 3 * line.slope_error:
         return "variance does not grow with the mean"
     if line.bend > 0.3:
         return f"variance leaves the best line by {line.bend:.0%}"
@@ -339,13 +354,14 @@ def _no_line(line: VarianceLine) -> str:
 
 def _reach(along: Floats) -> int:
     """Return how many lags it takes until noise is no longer shared."""
-    shared = np.abs(along) > _SHARED
+    shared = along > _SHARED
+    shared[0] |= along[0] < -_SHARED
     return len(shared) if shared.all() else int(np.argmin(shared))
 
 
 def _reach_alone(neighbours: float) -> int:
     """Return the same from the correlation of neighbours, as if a short filter had shared the noise."""
-    return sum(abs(neighbours) > limit for limit in (_SHARED, 0.35, 0.48))
+    return sum(abs(neighbours) > limit for limit in (2 * _SHARED, 0.35, 0.48))
 
 
 def _newest(frames: NDArray[Any]) -> Floats:
@@ -361,4 +377,7 @@ def _newest(frames: NDArray[Any]) -> Floats:
     height, width = (min(size, int((_PIXELS_MAX / count) ** 0.5)) for size in stack.shape[1:])
     top, left = (stack.shape[1] - height) // 2, (stack.shape[2] - width) // 2
     count = max(count, _PIXELS_MAX // (height * width))
-    return stack[-count:, top : top + height, left : left + width].astype(np.float64)
+    newest = stack[-count:, top : top + height, left : left + width].astype(np.float64)
+    # A frame that is shown again has no noise of its own, and would hide that of the others.
+    new = [True, *(not np.array_equal(one, other) for one, other in itertools.pairwise(newest))]
+    return newest[new]

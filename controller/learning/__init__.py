@@ -1,1 +1,1 @@
-"""Learning from few and weak labels."""
+"""Learning from few and weak labels, and from a running session; the process that does it."""

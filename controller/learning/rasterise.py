@@ -112,11 +112,12 @@ class Target:
         float32: a heat-map with a Gaussian of height 1 at each centre, and 0 where that is unknown.
     vouched
         bool: within the coverage of some annotation.
-    box_ids, box_classes
-        int32 and int16: number and class of the box about a pixel, 0 for none; boxes that overlap lie in
-        different layers.
-    tags
-        int8, shape ``(classes,)``: 1 present, 0 absent, -1 unknown; the first is background, unknown.
+    box_ids, box_classes, box_weights
+        int32, int16, float32: number, class and weight of the box about a pixel, 0 for none; boxes that
+        overlap lie in different layers.
+    tags, tag_weights
+        int8 and float32, shape ``(classes,)``: 1 present, 0 absent, -1 unknown, and how much each counts;
+        the first is background and unknown.
     """
 
     classes: Plane
@@ -130,7 +131,9 @@ class Target:
     vouched: Plane
     box_ids: Plane
     box_classes: Plane
+    box_weights: Plane
     tags: NDArray[np.int8]
+    tag_weights: NDArray[np.float32]
 
     @property
     def is_shape_known(self) -> Mask:
@@ -140,7 +143,7 @@ class Target:
 
     def planes(self) -> dict[str, Plane]:
         """Return all spatial arrays by name; their last two axes are y and x."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tags"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("tag")}
 
     def with_planes(self, planes: dict[str, Plane]) -> Target:
         """Return a copy with planes that were all flipped or rotated alike."""
@@ -179,7 +182,7 @@ class _Canvas:
         self.instances = np.zeros(shape, np.int32)
         self.clicks = np.full(shape, UNLABELLED, np.int16)
         self.open_ended = np.zeros(shape, np.bool_)  # on an object of unknown extent
-        self.boxes: list[tuple[Window, int]] = []
+        self.boxes: list[tuple[Window, int, float]] = []
         self.points: list[PointYX] = []
         self.objects = 0
 
@@ -236,7 +239,7 @@ class _Canvas:
         window = pixels_of(annotation.extent, self.shape)
         label = self.image.label_schema.index(annotation.class_name)
         if label > 0:
-            self.boxes.append((window, label))
+            self.boxes.append((window, label, annotation.weight))
         else:
             inside = np.ones((window[0].stop - window[0].start, window[1].stop - window[1].start), np.bool_)
             self._mark(window, inside, annotation.class_name, Source.BOX, annotation.weight)
@@ -255,7 +258,8 @@ class _Canvas:
         """Return the target: coverage comes last, because every mark counts more than it."""
         vouched = self._fill_coverage()
         self.instances[self.sources == Source.EXCLUDED] = 0
-        box_ids, box_classes = self._box_layers()
+        box_ids, box_classes, box_weights = self._box_layers()
+        tags, tag_weights = self._tags()
         centres, centre_weights = self._centres(vouched)
         return Target(
             classes=self.classes,
@@ -269,13 +273,15 @@ class _Canvas:
             vouched=vouched,
             box_ids=box_ids,
             box_classes=box_classes,
-            tags=self._tags(),
+            box_weights=box_weights,
+            tags=tags,
+            tag_weights=tag_weights,
         )
 
     def _fill_coverage(self) -> Mask:
         """Make background of what is vouched for and not marked; return where somebody vouches."""
         taken = (self.sources != Source.NONE) | (self.instances != 0)
-        for window, _ in self.boxes:
+        for window, _, _ in self.boxes:
             taken[window] = True
         open_ended = self.open_ended & (self.instances == 0) & (self.sources != Source.AREA)
         if open_ended.any():
@@ -302,25 +308,27 @@ class _Canvas:
         elif isinstance(annotation.coverage, tuple):
             yield from (pixels_of(part, self.shape) for part in annotation.coverage)
 
-    def _box_layers(self) -> tuple[Plane, Plane]:
+    def _box_layers(self) -> tuple[Plane, Plane, Plane]:
         """Put each box into the first layer where it overlaps none."""
-        ids: list[NDArray[np.int32]] = []
-        classes: list[NDArray[np.int16]] = []
-        for number, (window, label) in enumerate(self.boxes, start=1):
-            layer = next((i for i, plane in enumerate(ids) if not plane[window].any()), len(ids))
+        layers: list[Plane] = []
+        placed = []
+        for number, (window, label, weight) in enumerate(self.boxes, start=1):
+            layer = next((i for i, plane in enumerate(layers) if not plane[window].any()), len(layers))
             if layer == MAX_BOX_LAYERS:
                 raise ContradictoryLabelsError(
                     f"more than {MAX_BOX_LAYERS} boxes overlap about pixel {window[0].start}, "
                     f"{window[1].start}; a box holds one object"
                 )
-            if layer == len(ids):
-                ids.append(np.zeros(self.shape, np.int32))
-                classes.append(np.zeros(self.shape, np.int16))
-            ids[layer][window] = number
-            classes[layer][window] = label
-        if not ids:
-            return np.zeros((0, *self.shape), np.int32), np.zeros((0, *self.shape), np.int16)
-        return np.stack(ids), np.stack(classes)
+            if layer == len(layers):
+                layers.append(np.zeros(self.shape, np.int32))
+            layers[layer][window] = number
+            placed.append(((layer, *window), label, weight))
+        shape = len(layers), *self.shape
+        ids = np.stack(layers) if layers else np.zeros(shape, np.int32)
+        classes, weights = np.zeros(shape, np.int16), np.zeros(shape, np.float32)
+        for where, label, weight in placed:
+            classes[where], weights[where] = label, weight
+        return ids, classes, weights
 
     def _centres(self, vouched: Mask) -> tuple[Plane, Plane]:
         """Return the heat-map of centres and where it is known.
@@ -331,9 +339,11 @@ class _Canvas:
         sigma = self.options.centre_sigma_px
         middles = list(_centroids(self.instances))
         middles += [p for p in self.points if self.instances[int(p[0]), int(p[1])] == 0]
-        marked = tuple(middles)
-        for window, _ in self.boxes:
-            if not any(_is_in(place, window) for place in marked):
+        marked = np.zeros(self.shape, np.bool_)
+        for place in middles:
+            marked[nearest_pixel(place, self.shape)] = True
+        for window, _, _ in self.boxes:
+            if not marked[window].any():
                 rows, columns = window
                 middles.append(((rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2))
         heat = np.zeros(self.shape, np.float32)
@@ -347,22 +357,20 @@ class _Canvas:
         known &= self.sources != Source.EXCLUDED
         return heat, known.astype(np.float32)
 
-    def _tags(self) -> NDArray[np.int8]:
+    def _tags(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """Return what is present and absent; annotations that disagree leave a class unknown."""
         schema = self.image.label_schema
-        tags = np.full(schema.count, -1, np.int8)
-        said: dict[int, set[int]] = {}
+        weights = np.zeros((2, schema.count), np.float32)
         for annotation in self.image.annotations:
             if isinstance(annotation, TagAnnotation):
                 empty = annotation.present == (NOTHING_HERE,)
-                for name in schema.classes if empty else annotation.absent:
-                    said.setdefault(schema.index(name), set()).add(0)
-                for name in () if empty else annotation.present:
-                    said.setdefault(schema.index(name), set()).add(1)
-        for index, values in said.items():
-            if len(values) == 1:
-                tags[index] = values.pop()
-        return tags
+                absent = schema.classes if empty else annotation.absent
+                for value, names in enumerate((absent, () if empty else annotation.present)):
+                    for index in map(schema.index, names):
+                        weights[value, index] = max(weights[value, index], annotation.weight)
+        is_said = weights > 0
+        tags = np.where(is_said.all(axis=0) | ~is_said.any(axis=0), -1, is_said[1])
+        return tags.astype(np.int8), np.where(tags >= 0, weights.max(axis=0), 0).astype(np.float32)
 
 
 def _source_of_coverage(annotation: Annotation) -> Source:
@@ -375,10 +383,6 @@ def _source_of_coverage(annotation: Annotation) -> Source:
             return Source.POINT
         case _:
             return Source.AREA
-
-
-def _is_in(place: PointYX, window: Window) -> bool:
-    return all(s.start <= c < s.stop for c, s in zip(place, window, strict=True))
 
 
 def _centroids(instances: Plane) -> Iterator[PointYX]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -12,14 +13,15 @@ from controller.core.settings import Settings
 from controller.networks.cuda_engine import CUDAEngine, is_available
 from controller.networks.engines import Engine
 from controller.networks.graph_engines import ONNXRuntimeEngine, OpenVINOEngine
-from controller.networks.torch_engine import TorchEngine
+from controller.networks.torch_engine import TorchEngine, has_fast_bfloat16
 
 
 class RuntimeOptions(Settings):
     """Where a network runs, and how exactly."""
 
     backend: Literal["auto", "torch", "openvino", "onnxruntime"] = "auto"
-    """Library. ``auto`` is torch: it was as fast as the others with bfloat16."""
+    """Library. ``auto`` is torch, which was as fast as the others on one core; on several it is OpenVINO
+    where that is installed: torch's threads wait by spinning, and on a busy computer took 6 times as long."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` is a GPU that torch can use, if there is one and ``backend`` allows."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -47,10 +49,17 @@ def engine_for(network: nn.Module, options: RuntimeOptions) -> Engine:
             "device = 'cuda' needs a GPU and a torch that can use it (torch.cuda.is_available() is false); "
             "set device = 'auto' or 'cpu'"
         )
+    use_cuda = device == "cuda" or (device == "auto" and backend in {"auto", "torch"} and is_available())
+    if backend == "auto" and not use_cuda and options.threads > 1 and _suits_openvino(precision):
+        backend = "openvino"
     if backend == "openvino":
         return OpenVINOEngine(network, precision=precision, threads=options.threads)
     if backend == "onnxruntime":
         return ONNXRuntimeEngine(network, precision=precision, threads=options.threads)
-    if device == "cuda" or (device == "auto" and is_available()):
+    if use_cuda:
         return CUDAEngine(network, precision=precision)
     return TorchEngine(network, precision=precision, threads=options.threads)
+
+
+def _suits_openvino(precision: str) -> bool:
+    return find_spec("openvino") is not None and (precision != "bfloat16" or has_fast_bfloat16())

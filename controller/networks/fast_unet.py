@@ -5,8 +5,8 @@ Nothing here is learned. Against :class:`~controller.networks.small_unet.SmallUN
 - channels lie innermost, and may be bfloat16; what goes in and comes out stays float32;
 - pixels are folded and unfolded as words of 2 or 4, several times as fast as one by one;
 - conditions are multiplied into the first layer's weights, which are few, not into its features;
-- the last layer computes blocks of 2x2 positions at once when it has few outputs: processors compute 16
-  channels in the time of 4.
+- the last layer computes blocks of positions at once when it has few outputs: processors compute 16 channels
+  in the time of 4.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from controller.networks.small_unet import LEAK, SmallUNet, check_conditions
 
-#: Processors compute this many output channels at a time.
-_LANES = 16
+#: Rows and columns of positions at once, by outputs: with 4 channels for each, they make 16 channels.
+_BLOCKS = {1: (2, 2), 2: (1, 2)}
 _WORDS = {4: torch.int32, 8: torch.int64, 16: torch.complex128}
 
 
@@ -39,7 +39,7 @@ class FastSmallUNet(nn.Module):
         super().__init__()
         self.options = network.options
         self.dtype = dtype
-        self.block = 2 if 4 * network.options.outputs < _LANES else 1
+        self.block = _BLOCKS.get(network.options.outputs, (1, 1))
         state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
         leave = _in_blocks(state, network.options.outputs, self.block)
         for name in ("refine", "descend", "ascend", "join"):
@@ -55,9 +55,9 @@ class FastSmallUNet(nn.Module):
         if conditions is not None and len(images) > 1:
             return _one_by_one(self.forward, images, conditions)
         features = self._features(images, conditions)
-        stride = self.block
-        answer = functional.conv2d(features, self.leave_weight, self.leave_bias, stride=stride, padding=1)
-        return _unfold(answer, 2 * stride).float()
+        answer = functional.conv2d(features, self.leave_weight, self.leave_bias, stride=self.block, padding=1)
+        rows, columns = self.block
+        return _unfold(answer, 2 * rows, 2 * columns).float()
 
     def features(self, images: Tensor, conditions: Tensor | None = None) -> Tensor:
         """Return what the last layer sees, shape ``(n, width, y / 2, x / 2)``, float32."""
@@ -72,8 +72,7 @@ class FastSmallUNet(nn.Module):
             modulation = functional.linear(conditions, self.modulate_weight, self.modulate_bias)
             scale, shift = modulation[0].chunk(2)
             weight, bias = weight * (1 + scale)[:, None, None, None], bias * (1 + scale) + shift
-        folded = _fold(images.to(self.dtype))
-        features = _convolve(folded, weight.to(self.dtype), bias.to(self.dtype))
+        features = _convolve(_fold(images.to(self.dtype)), weight.to(self.dtype), bias.to(self.dtype))
         features = _convolve(features, self.refine_weight, self.refine_bias)
         below = functional.avg_pool2d(features, 2)
         below = _convolve(below, self.descend_weight, self.descend_bias)
@@ -122,37 +121,39 @@ def _fold(images: Tensor) -> Tensor:
     return folded.view(count, height // 2, width // 2, 4 * channels).permute(0, 3, 1, 2)
 
 
-def _unfold(channels: Tensor, factor: int) -> Tensor:
-    """Return ``pixel_shuffle(channels, factor)``, its pixels innermost."""
-    words = _words(channels.permute(0, 2, 3, 1), factor)
-    count, height, width, rows = words.shape
-    words = words.view(count, height, width, rows // factor, factor).permute(0, 3, 1, 4, 2)
+def _unfold(channels: Tensor, rows: int, columns: int) -> Tensor:
+    """Return channels laid out as pixels, ``rows`` x ``columns`` of them for each output."""
+    words = _words(channels.permute(0, 2, 3, 1), columns)
+    count, height, width, parts = words.shape
+    words = words.view(count, height, width, parts // rows, rows).permute(0, 3, 1, 4, 2)
     pixels = words.reshape(-1).view(channels.dtype)
-    return pixels.view(count, rows // factor, height * factor, width * factor)
+    return pixels.view(count, parts // rows, height * rows, width * columns)
 
 
 def _add_enlarged(features: Tensor, below: Tensor) -> None:
     """Add ``below`` to ``features``, which have twice its size: each value to 2x2 of theirs."""
+    target = features.permute(0, 2, 3, 1)
+    if not target.is_contiguous():  # a convolution that does not keep channels innermost
+        features.add_(functional.interpolate(below, scale_factor=2.0))
+        return
     lines = below.permute(0, 2, 3, 1)
     twice = torch.cat([lines, lines], dim=-1)
     count, height, width, channels = twice.shape
-    target = features.permute(0, 2, 3, 1).view(count, height, 2, width, channels)
-    target.add_(twice[:, :, None])
+    target.view(count, height, 2, width, channels).add_(twice[:, :, None])
 
 
-def _in_blocks(state: dict[str, Tensor], outputs: int, block: int) -> tuple[Tensor, Tensor]:
-    """Return weight and bias of the last layer, for ``block`` x ``block`` positions at a time.
+def _in_blocks(state: dict[str, Tensor], outputs: int, block: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the last layer, for a block of positions at a time.
 
-    Channels are ordered as :func:`torch.nn.functional.pixel_shuffle` wants them, factor ``2 * block``.
+    Channels are ordered by output, row and column of the pixels that they are.
     """
     weight, bias = state["leave.weight"], state["leave.bias"]
-    if block == 1:
-        return weight, bias
-    width, size = weight.shape[1], 2 + block
-    blocks = weight.new_zeros(outputs, block, 2, block, 2, width, size, size)
+    rows, columns = block
+    width = weight.shape[1]
+    blocks = weight.new_zeros(outputs, rows, 2, columns, 2, width, 2 + rows, 2 + columns)
     parts = weight.view(outputs, 2, 2, width, 3, 3)
-    for row in range(block):
-        for column in range(block):
+    for row in range(rows):
+        for column in range(columns):
             blocks[:, row, :, column, :, :, row : row + 3, column : column + 3] = parts
-    biases = bias.view(outputs, 1, 2, 1, 2).expand(outputs, block, 2, block, 2)
-    return blocks.reshape(-1, width, size, size), biases.reshape(-1)
+    biases = bias.view(outputs, 1, 2, 1, 2).expand(outputs, rows, 2, columns, 2)
+    return blocks.reshape(-1, width, 2 + rows, 2 + columns), biases.reshape(-1)

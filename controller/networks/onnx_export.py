@@ -38,7 +38,7 @@ def to_onnx(network: nn.Module, *, channels: int, conditions: int = 0) -> bytes:
     A model with the inputs ``images`` and, if there are any, ``conditions``, and the output ``answers``.
     n, y and x are free; y and x must be multiples of 4.
     """
-    model = copy.deepcopy(network).cpu().float().eval()
+    model = copy.deepcopy(network).cpu().float().train(mode=False)
     side = 4 * MULTIPLE_OF
     arguments: list[Any] = [torch.zeros(2, channels, side, side)]
     free = {IMAGES: {0: "n", 2: "y", 3: "x"}, ANSWERS: {0: "n", 2: "y", 3: "x"}}

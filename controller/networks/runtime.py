@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,13 @@ __all__ = ["Runtime", "RuntimeOptions"]
 _SIZES_KEPT = 4
 
 _Key = tuple[tuple[int, int, int], int | None]
+
+
+class _Ready(NamedTuple):
+    """A plan that has run, and how many channels it answered."""
+
+    plan: Plan
+    outputs: int
 
 
 class Runtime:
@@ -46,7 +54,7 @@ class Runtime:
     def __init__(self, network: nn.Module, options: RuntimeOptions | None = None) -> None:
         self.options = options or RuntimeOptions()
         self._engine = self._build(network)
-        self._plans: OrderedDict[_Key, Plan] = OrderedDict()
+        self._ready: OrderedDict[_Key, _Ready] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -57,14 +65,15 @@ class Runtime:
     def replace(self, network: nn.Module) -> None:
         """Run another network from the next call on. May be called while another thread runs images.
 
-        What the new one needs is made ready before the old one goes, so no frame waits for it.
+        What the new one needs is made ready before the old one goes, so no frame waits for it. A ValueError
+        says that it does not run on the images there were; then the old one stays.
         """
         engine = self._build(network)
         with self._lock:
-            keys = list(self._plans)
-        plans = OrderedDict((key, _plan(engine, key)) for key in keys)
+            keys = list(self._ready)
+        ready = OrderedDict((key, _made_ready(engine, key)) for key in keys)
         with self._lock:
-            self._engine, self._plans = engine, plans
+            self._engine, self._ready = engine, ready
 
     def run(self, images: NDArray[np.float32], conditions: NDArray[np.float32] | None = None) -> Array:
         """Return the network's answers.
@@ -91,58 +100,61 @@ class Runtime:
         count, _, height, width = _checked_shape(images, conditions)
         try:
             with self._lock:
-                plan = self._plan_for(images, conditions)
-                answers = None
+                ready = self._ready_for(images, conditions)
+                plan = ready.plan
+                answers = np.empty((count, ready.outputs, height, width), np.float32)
                 for index in range(count):
                     _fill(plan.images[0], images[index])
                     if plan.conditions is not None and conditions is not None:
                         plan.conditions[0] = conditions[index]
-                    answer = plan.run()[0, :, :height, :width]
-                    if answers is None:
-                        answers = np.empty((count, *answer.shape), np.float32)
-                    answers[index] = answer
+                    answers[index] = plan.run()[0, :, :height, :width]
         except Exception as error:
-            if ran_out_of_memory(error):
-                raise MemoryError(
-                    f"no memory to run a network on images of {height} x {width} pixels "
-                    f"({self._engine.name}); scan fewer pixels, or choose a smaller network"
-                ) from error
-            raise
-        if answers is None:
-            raise ValueError("no image to run a network on")
+            if not ran_out_of_memory(error):
+                raise
+            with self._lock:
+                self._ready.clear()  # whatever is tried next has the memory of all of them
+            raise MemoryError(
+                f"no memory to run a network on images of {height} x {width} pixels "
+                f"({self.name}); scan fewer pixels, or choose a smaller network"
+            ) from error
         return answers
 
     def _build(self, network: nn.Module) -> Engine:
         return engine_for(network, self.options)
 
-    def _plan_for(self, images: Array, conditions: Array | None) -> Plan:
+    def _ready_for(self, images: Array, conditions: Array | None) -> _Ready:
         """Return the plan for images of this size, a new one if need be; the oldest go."""
         _, channels, height, width = images.shape
         shape = (channels, _rounded_up(height), _rounded_up(width))
         key = (shape, None if conditions is None else conditions.shape[1])
-        plan = self._plans.pop(key, None)
-        if plan is None:
-            while len(self._plans) >= _SIZES_KEPT:
-                self._plans.popitem(last=False)
-            plan = _plan(self._engine, key)
-        self._plans[key] = plan
-        return plan
+        ready = self._ready.pop(key, None)
+        if ready is None:
+            while len(self._ready) >= _SIZES_KEPT:
+                self._ready.popitem(last=False)
+            ready = _made_ready(self._engine, key)
+        self._ready[key] = ready
+        return ready
 
 
-def _plan(engine: Engine, key: _Key) -> Plan:
+def _made_ready(engine: Engine, key: _Key) -> _Ready:
     """Return a plan that has run once, so that the first frame does not wait for what that prepares."""
     (channels, height, width), conditions = key
     try:
         plan = engine.plan((channels, height, width), conditions)
-        plan.run()
+        answer = plan.run()
     except Exception as error:
         if ran_out_of_memory(error):
             raise
         raise ValueError(
-            f"the network cannot take images of {channels} channels with {conditions or 'no'} conditions: "
-            f"{error}"
+            f"the network does not run on images of {channels} channels with {conditions or 'no'} conditions "
+            f"({engine.name}): {error}"
         ) from error
-    return plan
+    if answer.ndim != 4 or answer.shape[2:] != (height, width):
+        raise ValueError(
+            f"the network must answer (n, outputs, y, x) of the same y and x, got {answer.shape} "
+            f"for images of {height} x {width} pixels"
+        )
+    return _Ready(plan, answer.shape[1])
 
 
 def _checked_shape(images: Array, conditions: Array | None) -> tuple[int, int, int, int]:

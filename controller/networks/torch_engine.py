@@ -14,6 +14,7 @@ from torch import nn
 
 from controller.networks.engines import Array, Plan, empty_conditions
 from controller.networks.fast_unet import quicken
+from controller.networks.memory import keep_freed_memory
 
 
 def has_fast_bfloat16() -> bool:
@@ -38,8 +39,9 @@ class TorchEngine:
         use_bfloat16 = precision == "bfloat16" or (precision == "auto" and has_fast_bfloat16())
         self.name = f"torch, cpu, {'bfloat16' if use_bfloat16 else 'float32'}, threads={threads}"
         self._threads = threads
+        keep_freed_memory()
         dtype = torch.bfloat16 if use_bfloat16 else torch.float32
-        self._network = quicken(copy.deepcopy(network).float().eval(), dtype)
+        self._network = quicken(copy.deepcopy(network).float().train(mode=False), dtype)
 
     def plan(self, shape: tuple[int, int, int], conditions: int | None) -> Plan:
         """Return a plan for images of shape ``(channels, y, x)`` with so many ``conditions``."""

@@ -30,6 +30,9 @@ WEIGHTS_SCHEMA: Literal["stedfast-weights/1"] = "stedfast-weights/1"
 LARGEST_BYTES = 64_000_000
 _LARGEST_CARD_BYTES = 1_000_000
 
+#: Somebody may write a new pair while one is read: then the second time it fits.
+_READS = 3
+
 Text = Annotated[str, Field(max_length=2000)]
 Tensors = dict[str, NDArray[np.float32]]
 
@@ -137,15 +140,12 @@ def read_weights(path: Path) -> Weights:
         If one is missing, too large or damaged. Nothing in a file is executed.
     """
     tensors, card = _pair(path)
-    known = _read(card, _LARGEST_CARD_BYTES)
-    try:
-        return check(_read(tensors, LARGEST_BYTES), known, str(tensors))
-    except WeightsError:
-        # Somebody is writing, or stopped between the card and the last step; perhaps just done by now.
-        for candidate in (_next(tensors), tensors):
+    for _ in range(_READS):
+        known = _read(card, _LARGEST_CARD_BYTES)
+        for candidate in (tensors, _next(tensors)):
             with suppress(WeightsError):
                 return check(_read(candidate, LARGEST_BYTES), known, str(candidate))
-        raise
+    return check(_read(tensors, LARGEST_BYTES), known, str(tensors))
 
 
 def write_weights(weights: Weights, path: Path) -> None:

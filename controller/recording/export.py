@@ -2,8 +2,8 @@
 
 A movie is one file. Frames taken with exactly the same settings at the same place become one
 time-lapse, so that Fiji opens what belongs together in one window; every other frame is a file of its
-own. The values of the
-pixels are those of the session. The session itself is only read.
+own. Beside it are its denoised images and its masks. The values of the pixels are those of the session.
+The session itself is only read.
 """
 
 from __future__ import annotations
@@ -12,12 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import tifffile
-from numpy.typing import NDArray
-
 from controller.core.errors import RecordingError, SessionFolderError
-from controller.recording.documents import FrameDocument
+from controller.recording.documents import CycleDocument, FrameDocument
+from controller.recording.ome_tiff import write_denoised, write_frames, write_labels
 from controller.recording.reader import SessionReader
 from controller.recording.tables import (
     FRAME_COLUMNS,
@@ -31,15 +28,14 @@ from controller.recording.tables import (
     write_table,
 )
 
-# What OME-XML has a name for; other kinds of numbers are written as the smallest of these that holds them.
-_OME_KINDS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
-
 
 def export_session(reader: SessionReader, folder: Path) -> list[Path]:
     """Write images and tables of a session to ``folder``, which must be new or empty.
 
-    Images are ``<modality>_<first frame>.ome.tif``, with pixel size and position in micrometres.
-    Tables: ``frames.csv`` (each frame, its file and plane), ``cycles.csv``, ``questions.csv`` and,
+    Images are ``<modality>_<first frame>.ome.tif``, with pixel size and position in micrometres; beside
+    them ``…_denoised.ome.tif`` (channels mean and std) and ``…_labels.ome.tif``, with those of the same
+    frames that were denoised and segmented. Tables: ``frames.csv`` (each frame, its files and planes),
+    ``cycles.csv``, ``questions.csv`` and,
     if anything was segmented, ``objects.csv``; SI units, named in each column.
 
     Returns
@@ -92,6 +88,7 @@ def _write_images(reader: SessionReader, folder: Path) -> tuple[list[dict[str, A
     rows: list[dict[str, Any]] = []
     files: list[Path] = []
     unreadable: list[str] = []
+    cycles = {cycle.frame_index: cycle for cycle in reader.cycles if cycle.frame_index is not None}
     for group in together.values():
         documents = []
         for document in group:
@@ -103,70 +100,44 @@ def _write_images(reader: SessionReader, folder: Path) -> tuple[list[dict[str, A
         if not documents:
             continue
         path = folder / f"{documents[0].settings.modality}_{documents[0].index:06d}.ome.tif"
-        _write_tiff(path, documents, reader)
+        write_frames(path, documents, reader)
         files.append(path)
-        rows += [frame_row(d, path.name, plane, "") for plane, d in enumerate(documents)]
+        written = [frame_row(d, path.name, plane, "") for plane, d in enumerate(documents)]
+        derived, damaged = _write_derived(reader, path, [cycles.get(d.index) for d in documents], written)
+        files += derived
+        unreadable += damaged
+        rows += written
     return sorted(rows, key=lambda row: int(row["frame"])), files, unreadable
 
 
-def _write_tiff(path: Path, frames: Sequence[FrameDocument], reader: SessionReader) -> None:
-    settings = frames[0].settings
-    pixel_um = settings.pixel_size_m * 1e6
-    count = len(frames)
-    dtype = _dtype(frames, reader)
-    numbers = ", ".join(str(frame.index) for frame in frames)
-    y_um, x_um = (centre * 1e6 for centre in settings.region.center_yx_m)
-    metadata: dict[str, Any] = {
-        "axes": "TYX",
-        "Name": path.name.removesuffix(".ome.tif"),
-        "Description": f"Stedfast run {reader.start.run_id}, frames {numbers}",
-        "PhysicalSizeX": pixel_um,
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": pixel_um,
-        "PhysicalSizeYUnit": "µm",
-        "Channel": {"Name": [settings.modality]},
-        "Plane": {
-            "PositionX": [x_um] * count,
-            "PositionXUnit": ["µm"] * count,
-            "PositionY": [y_um] * count,
-            "PositionYUnit": ["µm"] * count,
-            "DeltaT": [frame.started_s for frame in frames],
-            "DeltaTUnit": ["s"] * count,
-            "ExposureTime": [settings.pixel_time_s] * count,
-            "ExposureTimeUnit": ["s"] * count,
-        },
-    }
-    per_cm = 1e4 / pixel_um
-    tifffile.imwrite(
-        path,
-        # One by one: a movie may be larger than the memory.
-        (reader.frame(frame.index).photons.astype(dtype) for frame in frames),
-        shape=(count, *settings.shape_yx),
-        dtype=dtype,
-        ome=True,
-        photometric="minisblack",
-        resolution=(per_cm, per_cm),  # for readers of TIFF that do not read OME-XML
-        resolutionunit="CENTIMETER",
-        metadata=metadata,
-    )
+def _write_derived(
+    reader: SessionReader, beside: Path, cycles: Sequence[CycleDocument | None], rows: list[dict[str, Any]]
+) -> tuple[list[Path], list[str]]:
+    """Write what was made of some frames, and into their ``rows`` where it is.
 
-
-def _dtype(frames: Sequence[FrameDocument], reader: SessionReader) -> np.dtype[Any]:
-    """Return the kind of number that holds the values of all frames."""
-    dtype = np.dtype(frames[0].dtype)
-    if dtype.name in _OME_KINDS:
-        return dtype
-    return np.result_type(*{storable(reader.frame(frame.index).photons).dtype for frame in frames})
-
-
-def storable(image: NDArray[Any]) -> NDArray[Any]:
-    """Return ``image`` in a kind of number that OME-TIFF knows, with the same values."""
-    if image.dtype.name in _OME_KINDS:
-        return image
-    for kind in _OME_KINDS:
-        with np.errstate(all="ignore"):
-            converted = image.astype(kind)
-            is_same = np.array_equal(converted.astype(image.dtype), image, equal_nan=image.dtype.kind == "f")
-        if is_same:
-            return converted
-    raise RecordingError(f"OME-TIFF cannot hold these {image.dtype} values exactly")
+    Returns
+    -------
+    The files written, and what is unreadable.
+    """
+    files: list[Path] = []
+    unreadable: list[str] = []
+    for kind, read, write in (
+        ("denoised", reader.denoised, write_denoised),
+        ("labels", reader.segmentation, write_labels),
+    ):
+        chosen = []
+        for row, cycle in zip(rows, cycles, strict=True):
+            try:
+                if cycle is not None and read(cycle) is not None:
+                    chosen.append((row, cycle))
+            except (SessionFolderError, IndexError):
+                # Unreadable segmentations are found, and told of, where objects are counted.
+                unreadable += [f"denoised image of frame {row['frame']}"] if kind == "denoised" else []
+        if chosen:
+            path = beside.with_name(beside.name.replace(".ome.tif", f"_{kind}.ome.tif"))
+            frames = [reader.frames[int(row["frame"])] for row, _ in chosen]
+            write(path, frames, [cycle for _, cycle in chosen], reader)
+            files.append(path)
+            for plane, (row, _) in enumerate(chosen):
+                row |= {f"{kind}_file": path.name, f"{kind}_plane": plane}
+    return files, unreadable

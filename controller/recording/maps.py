@@ -226,7 +226,10 @@ def _places(canvas: _Canvas, visits: Sequence[Visit]) -> tuple[Place, ...]:
 
 
 def _put_numbers(places: Sequence[Place]) -> tuple[Place, ...]:
-    """Put each number at that corner of its rectangle where it covers no number placed before."""
+    """Put each number at that corner of its rectangle where it covers no number placed before.
+
+    Where there is no such corner in the drawing, the number is left to those who hover.
+    """
     taken: list[tuple[float, float, float, float]] = []
     found = []
     for place in places:
@@ -242,7 +245,13 @@ def _put_numbers(places: Sequence[Place]) -> tuple[Place, ...]:
             for x, y in ((left, above), (right, above), (left, below), (right, below))
         ]
         boxes = [(x, y - height, x + width, y) for x, y in corners]
-        free = next((n for n, box in enumerate(boxes) if not any(_overlap(box, b) for b in taken)), 0)
+        free = next(
+            (n for n, box in enumerate(boxes) if box[1] >= 0 and not any(_overlap(box, b) for b in taken)),
+            None,
+        )
+        if free is None:
+            found.append(replace(place, text=""))
+            continue
         taken.append(boxes[free])
         x, y = corners[free]
         found.append(replace(place, text_x=round(x, 1), text_y=round(y, 1)))

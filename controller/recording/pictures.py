@@ -39,8 +39,10 @@ class Contrast:
 
     @property
     def text(self) -> str:
-        """Return the range in words."""
-        return f"{number(self.low, 2)} to {number(self.high, 2)} {self.unit}"
+        """Return the range in words, with as many digits as tell its ends apart."""
+        share = (self.high - self.low) / max(abs(self.low), abs(self.high))
+        digits = 2 + max(0, round(-log10(share)))
+        return f"{number(self.low, digits)} to {number(self.high, digits)} {self.unit}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from controller.core.decision import Acquire, AskLabel, Stop
 from controller.core.errors import SessionFolderError
-from controller.core.frame import Denoised, Frame, Segmentation
+from controller.core.frame import LEVELS, Denoised, Frame, Segmentation
 from controller.core.limits import SafetyLimits
 from controller.core.settings import ScanSettings
 from controller.recording.documents import CycleDocument, FrameDocument
@@ -250,6 +250,17 @@ class Record:
             found.append(
                 f"The ledger ended at {quantity(stop.dose.energy_j, 'J')}, the recorded scans add up to "
                 f"{quantity(self.energy_j, 'J')}."
+            )
+        worked_at = Counter(cycle.denoised.level for cycle in self.cycles if cycle.denoised)
+        lower = [
+            f"{count} at level {level} ({LEVELS[level]})"
+            for level, count in sorted(worked_at.items())
+            if level
+        ]
+        if lower:
+            found.append(
+                f"For want of time or memory, or after a fault, not all of the {worked_at.total()} denoised "
+                f"frames were worked on in full: {'; '.join(lower)}."
             )
         if self.limits is None:
             found.append("The safety limits in the record are not understood; budgets are not shown.")

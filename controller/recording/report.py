@@ -22,6 +22,7 @@ from controller.recording.documents import CycleDocument
 from controller.recording.reader import SessionReader
 from controller.recording.record import Record, name_of
 from controller.recording.report_panels import moments
+from controller.recording.report_strip import strips
 
 _ROWS_MAX = 400
 _ROWS_OPEN = 25
@@ -95,6 +96,7 @@ def _contents(reader: SessionReader, answers: Mapping[int, Sequence[str]] | None
         "clock": record.clock,
         "key_figures": _key_figures(record, answers),
         "maps": figures.maps(record),
+        "strips": strips(record),
         "moments": seen,
         "more_moments": folded,
         "is_film": all(len(moment.panels) <= 1 for moment in [*seen, *folded]),
@@ -110,6 +112,7 @@ def _contents(reader: SessionReader, answers: Mapping[int, Sequence[str]] | None
         "faults": [(_clock_time(c.now_s), c.index, fault) for c in record.cycles for fault in c.faults][
             :_ROWS_MAX
         ],
+        "changes": _changes(record),
         "decisions": _decisions(record),
         "stages": record.stages(),
         "provenance": _provenance(record),
@@ -145,6 +148,23 @@ def _key_figures(
         ("Faults", str(faults), "recorded below" if faults else "", None),
     ]
     return found
+
+
+def _changes(record: Record) -> list[dict[str, Any]]:
+    """Return what the models learned: from which cycle on it held, and its scores."""
+    times_s = {cycle.index: cycle.now_s for cycle in record.cycles}
+    return [
+        {
+            "cycle": change.cycle,
+            "time": _clock_time(times_s[change.cycle]) if change.cycle in times_s else "",
+            "role": change.role,
+            "before": units.number(change.score_before, 4),
+            "after": units.number(change.score_after, 4),
+            "reason": change.reason,
+            "weights": change.sha256[:12],
+        }
+        for change in record.reader.changes[:_ROWS_MAX]
+    ]
 
 
 def _decisions(record: Record) -> dict[str, Any]:

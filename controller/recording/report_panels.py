@@ -9,12 +9,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from controller.core.decision import Question
-from controller.core.frame import LEVELS, Frame
+from controller.core.frame import Frame
 from controller.core.settings import ScanSettings
 from controller.recording.charts import evenly
 from controller.recording.documents import CycleDocument, FrameDocument
 from controller.recording.pictures import Contrast, Panel, aspect, contrast, fit, outlines, png_uri, scale_bar
 from controller.recording.record import MODALITIES, Record, describe, name_of, place_of
+from controller.recording.trust import trust
 from controller.recording.units import duration, figure, plural
 from controller.recording.visits import Moment, Visit, choose_moments, lead_moments, merits
 
@@ -98,11 +99,12 @@ def _key_panels(
     denoised = record.denoised(cycle) if cycle and cycle.denoised else None
     images = [frame.photons] if frame else []
     images += [denoised.mean] if denoised else []
-    shown = _contrast(record, images)
+    # The denoised image says where the signal lies; noise that sticks out of it need not be told apart.
+    shown = _contrast(record, images[-1:])
     draw = _Drawing(settings, side, shown)
     found = [_photons(f"{MODALITIES[settings.modality]}, raw", document, frame, shown, side)]
     if cycle and cycle.denoised:
-        note = "by the fallback" if cycle.denoised.level == len(LEVELS) - 1 else shown.text
+        note = f"{shown.text} · {trust(denoised)}" if denoised else ""
         found.append(draw.panel("Denoised", denoised.mean if denoised else None, note))
     if cycle and cycle.segmentation:
         segmentation = record.segmentation(cycle)

@@ -37,6 +37,7 @@ FRAME_COLUMNS = (
     *("frame", "cycle", "file", "plane", "started_s"),
     *_SETTINGS,
     *("dose_j_per_m2", "energy_j", "blake2b", "problem"),
+    *("denoised_file", "denoised_plane", "labels_file", "labels_plane"),
 )
 QUESTION_COLUMNS = (
     *("cycle", "now_s", "frame", "kind", "text", "choices"),
@@ -55,7 +56,7 @@ def cycle_columns(reader: SessionReader) -> tuple[str, ...]:
     return (
         *("cycle", "now_s", "decision", "decided_by", "reason", "frame", "frames", "refused", "faults"),
         *_SETTINGS,
-        *("objects", "dose_energy_j", "dose_peak_j_per_m2"),
+        *("decided_on_age_s", "level", "objects", "dose_energy_j", "dose_peak_j_per_m2"),
         *(f"evidence_{name}" for name in evidence),
         *(f"time_{name}_s" for name in stages),
     )
@@ -134,6 +135,8 @@ def cycle_rows(reader: SessionReader) -> Iterator[dict[str, Any]]:
             "refused": cycle.refused or "",
             "faults": "; ".join(cycle.faults),
             **_settings_row(decision.settings if isinstance(decision, Acquire) else None),
+            "decided_on_age_s": "" if cycle.decided_on_age_s is None else cycle.decided_on_age_s,
+            "level": cycle.denoised.level if cycle.denoised else "",
             "objects": cycle.segmentation.objects if cycle.segmentation else "",
             "dose_energy_j": cycle.dose.energy_j,
             "dose_peak_j_per_m2": cycle.dose.peak_j_per_m2,

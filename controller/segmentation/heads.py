@@ -110,9 +110,7 @@ def found_centers(centers: FloatImage, options: NetworkOptions) -> NDArray[np.in
     if not count:
         return np.zeros(centers.shape, np.int32)
     candidates = np.asarray(numbered, np.int32)
-    distance, nearest = ndimage.distance_transform_edt(candidates == 0, return_indices=True)
-    own = candidates[tuple(nearest)]
-    own[distance > _REACH * bump] = 0
+    own = _grown(candidates, _REACH * bump)
     mass = ndimage.sum_labels(centers, own, np.arange(count + 1))
     keep = mass > options.center_threshold * 2 * np.pi * bump**2
     keep[0] = False
@@ -122,12 +120,22 @@ def found_centers(centers: FloatImage, options: NetworkOptions) -> NDArray[np.in
 def _spots(maps: HeadMaps, options: NetworkOptions) -> NDArray[np.int32]:
     """Return discs around the centres; a pixel in two of them belongs to the nearer centre."""
     markers = found_centers(maps.centers, options)
-    if not markers.any():
-        return markers
-    distance, nearest = ndimage.distance_transform_edt(markers == 0, return_indices=True)
-    labels: NDArray[np.int32] = markers[tuple(nearest)]
-    labels[distance > max(1.0, _SPOT_REACH * options.object_px)] = 0
-    return labels
+    return _grown(markers, max(1.0, _SPOT_REACH * options.object_px))
+
+
+def _grown(markers: NDArray[np.int32], reach: float) -> NDArray[np.int32]:
+    """Return markers grown by ``reach`` pixels; a pixel near two of them belongs to the nearer."""
+    side = int(reach)
+    y, x = (offset.ravel() for offset in np.mgrid[-side : side + 1, -side : side + 1])
+    # From far to near, so that the nearest is written last.
+    order = np.argsort(-(y**2 + x**2), kind="stable")
+    order = order[(y**2 + x**2)[order] <= reach**2]
+    rows, columns = np.nonzero(markers)
+    numbers = markers[rows, columns]
+    grown = np.zeros((markers.shape[0] + 2 * side, markers.shape[1] + 2 * side), np.int32)
+    for dy, dx in zip(y[order], x[order], strict=True):
+        grown[rows + side + dy, columns + side + dx] = numbers
+    return grown[side : side + markers.shape[0], side : side + markers.shape[1]]
 
 
 def _objects(maps: HeadMaps, options: NetworkOptions) -> NDArray[np.int32]:

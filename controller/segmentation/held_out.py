@@ -19,6 +19,8 @@ from controller.segmentation.network_targets import UNLABELLED
 #: union is shared.
 _SPOT_TOLERANCE, _LEAST_OVERLAP = 0.65, 0.5
 
+#: Differences of F1 that mean nothing.
+_AS_GOOD = 0.005
 _THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
 
 
@@ -102,7 +104,10 @@ def fitted(
         counted = (matches(instances(m, at), truth, at.kind, at.object_px) for m, truth in pairs)
         return sum(counted, Matches()).f1
 
-    return options.replace(center_threshold=max(_THRESHOLDS, key=f1))
+    scores = {threshold: f1(threshold) for threshold in _THRESHOLDS}
+    # Of those that are as good within chance, the highest: it finds least in empty images.
+    good = [threshold for threshold, found in scores.items() if found >= max(scores.values()) - _AS_GOOD]
+    return options.replace(center_threshold=max(good))
 
 
 def _temperature(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.learning.annotations import ImageAnnotations
+from controller.learning.augmentation import Augmentation, Sample
 from controller.learning.rasterise import Target
 from controller.networks.small_unet import MULTIPLE_OF
 from controller.segmentation.network_inputs import network_inputs
@@ -57,20 +58,14 @@ class Example:
         """Tell whether it says something of the image as a whole, so that no part may be cut out."""
         return bool((self.target.tags == 1).any())
 
-    def patch(self, side_px: int, rng: np.random.Generator) -> Example:
-        """Return a square part of it, turned and flipped by chance."""
+    def patch(self, side_px: int, augmentation: Augmentation, rng: np.random.Generator) -> Example:
+        """Return a square part of it by chance, changed as ``augmentation`` says."""
         rows, columns = self.inputs.shape[1:]
         row, column = (int(rng.integers(0, side - side_px + 1)) for side in (rows, columns))
         where = slice(row, row + side_px), slice(column, column + side_px)
-        turns, is_flipped = int(rng.integers(0, 4)), bool(rng.integers(0, 2))
-
-        def turned(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-            plane = np.rot90(plane, turns, axes=(-2, -1))
-            return plane[..., ::-1] if is_flipped else plane
-
         target = self.target.cropped(*where)
-        planes = {name: turned(plane) for name, plane in target.planes().items()}
-        return Example(turned(self.inputs[:, where[0], where[1]]), target.with_planes(planes))
+        sample = augmentation(Sample(self.inputs[:, where[0], where[1]], target.planes()), rng)
+        return Example(np.asarray(sample.image), target.with_planes(dict(sample.labels)))
 
 
 def example_of(image: LabelledImage, options: NetworkOptions, least_px: int = MULTIPLE_OF) -> Example:

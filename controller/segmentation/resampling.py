@@ -32,12 +32,15 @@ def map_resampled(values: NDArray[Any], shape: tuple[int, int]) -> NDArray[np.fl
     """Return a map of probabilities on another grid over the same area, by linear interpolation."""
     resampled = np.asarray(values, np.float32)
     for axis in (0, 1):
-        resampled = _interpolated(resampled, axis, shape[axis])
+        if resampled.shape[axis] != shape[axis]:
+            resampled = _interpolated(resampled, axis, shape[axis])
     return resampled
 
 
 def labels_resampled(labels: NDArray[np.int32], shape: tuple[int, int]) -> NDArray[np.int32]:
     """Return the label of the nearest pixel; numbers stay without gaps if an object falls between."""
+    if labels.shape == shape:
+        return labels
     rows, columns = (
         np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1)
         for new, old in zip(shape, labels.shape, strict=True)

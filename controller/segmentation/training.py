@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from controller.core.settings import Settings
+from controller.learning.augmentation import Augmentation, Flip, Rotate90
 from controller.learning.weak_losses import (
     LossOptions,
     Outputs,
@@ -39,6 +40,9 @@ class TrainingOptions(Settings):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     checkpoints: Annotated[int, Field(ge=1, le=1000)] = 5
     """How often the held-out images are asked."""
+    augmentation: Augmentation = Augmentation(steps=(Flip(axis="y"), Flip(axis="x"), Rotate90()))
+    """What is done to each patch. Less light is not: what a network sees is in units of the noise, so make
+    dimmer images instead (:class:`~controller.learning.augmentation.IntensityScale`)."""
     # Centres are rare, and depths are between 0 and 1.
     loss: LossOptions = LossOptions(weights=TermWeights(centres=5.0, distances=2.0), distance_unit_px=1.0)
     """What each kind of label counts, and what is assumed beyond them."""
@@ -146,7 +150,7 @@ class Trainer:
             losses = []
             if parted:
                 chosen = rng.choice(parted, training.batch)
-                patches = [examples[n].patch(training.patch_px, rng) for n in chosen]
+                patches = [examples[n].patch(training.patch_px, training.augmentation, rng) for n in chosen]
                 losses.append(self._loss(patches, torch.from_numpy(weights[chosen])))
             if whole:
                 one = int(rng.choice(whole))

@@ -57,6 +57,14 @@ def test_all_eight_ways_to_lay_a_square_are_equally_likely() -> None:
     assert min(seen.values()) > 140
 
 
+def test_what_is_not_square_keeps_its_shape() -> None:
+    image = np.arange(6).reshape(2, 3)
+    rng = np.random.default_rng(0)
+    ways = {bits(Rotate90()(Sample(image, {}), rng)) for _ in range(40)}
+    assert ways == {image.tobytes(), image[::-1, ::-1].tobytes()}
+    assert all(Rotate90()(Sample(image, {}), rng).image.shape == (2, 3) for _ in range(10))
+
+
 @repeatable
 @given(
     seed=st.integers(0, 2**32 - 1),

@@ -90,6 +90,8 @@ def test_measures_are_those_counted_by_hand() -> None:
     np.testing.assert_allclose(table.came_true, [0.5, 1.0])
     np.testing.assert_array_equal(table.cases, [2, 2])
     assert table.expected_calibration_error == pytest.approx((2 * 0.4 + 2 * 0.1) / 4)
+    halves = reliability(np.array([0.4, 0.49, 0.51]), np.array([0, 1, 1]), bins=2)
+    np.testing.assert_array_equal(halves.cases, [2, 1])
     assert brier_score(probability, labels) == pytest.approx((0.01 + 0.81 + 0.01 + 0.01) / 4)
     expected = -(3 * np.log(0.9) + np.log(0.1)) / 4
     assert negative_log_likelihood(probability, labels) == pytest.approx(expected)

@@ -49,16 +49,18 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def on(backend: str, precision: str) -> Any:
+def on(backend: str, precision: str, threads: int = 1) -> Any:
     """Return a case for one library, skipped by name where it cannot run."""
     reasons = []
     if not installed({"openvino": "openvino", "onnxruntime": "onnxruntime"}.get(backend, "torch")):
         reasons.append(f"{backend} is not installed")
     if precision == "bfloat16" and backend == "openvino" and not has_fast_bfloat16():
         reasons.append("this processor does not multiply bfloat16")
-    options = RuntimeOptions.model_validate({"backend": backend, "device": "cpu", "precision": precision})
+    options = RuntimeOptions.model_validate(
+        {"backend": backend, "device": "cpu", "precision": precision, "threads": threads}
+    )
     marks = [pytest.mark.skip(reason=reason) for reason in reasons]
-    return pytest.param(options, id=f"{backend}-{precision}", marks=marks)
+    return pytest.param(options, id=f"{backend}-{precision}-{threads}", marks=marks)
 
 
 EVERY = [
@@ -81,7 +83,7 @@ def test_a_runtime_answers_what_the_network_answers(options: RuntimeOptions) -> 
     assert error < (0.03 if options.precision == "bfloat16" else 1e-5)
 
 
-@pytest.mark.parametrize("options", EVERY)
+@pytest.mark.parametrize("options", [*EVERY, on("openvino", "float32", 2)])
 def test_the_same_frame_has_the_same_bits_alone_in_a_batch_and_again(options: RuntimeOptions) -> None:
     net, frames, conditions = network(), images(3, 3, 31, 18), images(3, CONDITIONS)
     runtime = Runtime(net, options)
@@ -91,6 +93,11 @@ def test_the_same_frame_has_the_same_bits_alone_in_a_batch_and_again(options: Ru
         one = slice(index, index + 1)
         assert np.array_equal(runtime.run(frames[one], conditions[one])[0], batch[index])
     assert np.array_equal(Runtime(net, options).run(frames, conditions), batch)
+
+
+def test_several_threads_of_torch_give_the_same_bits_again() -> None:
+    runtime, frame = Runtime(network(conditions=0), EXACT.replace(threads=2)), images(1, 3, 64, 64)
+    assert np.array_equal(runtime.run(frame), runtime.run(frame))
 
 
 @pytest.mark.parametrize("options", EVERY)
@@ -160,8 +167,8 @@ def test_sizes_of_long_ago_are_forgotten() -> None:
     runtime = Runtime(network(conditions=0), EXACT)
     for size in range(4, 44, 4):
         runtime.run(images(1, 3, size, 4))
-    assert len(runtime._plans) <= 4
-    assert ((3, 40, 4), None) in runtime._plans
+    assert len(runtime._ready) <= 4
+    assert ((3, 40, 4), None) in runtime._ready
 
 
 def test_training_goes_on_without_a_word_to_the_runtime() -> None:
@@ -207,7 +214,7 @@ def test_a_network_is_replaced_between_two_calls_never_within_one(options: Runti
 def test_a_network_that_takes_something_else_does_not_replace_the_one_there_is() -> None:
     runtime, frame = Runtime(network(conditions=0), EXACT), images(1, 3, 16, 16)
     before = runtime.run(frame)
-    with pytest.raises(ValueError, match="cannot take images of 3 channels with no conditions"):
+    with pytest.raises(ValueError, match="does not run on images of 3 channels with no conditions"):
         runtime.replace(network(conditions=0, inputs=4))
     assert np.array_equal(runtime.run(frame), before)
 
@@ -223,7 +230,7 @@ def test_the_threads_of_others_are_left_alone(fails: bool) -> None:
     )
     try:
         if fails:
-            with pytest.raises(ValueError, match="cannot take"):
+            with pytest.raises(ValueError, match="does not run"):
                 runtime.run(images(1, 5, 16, 16))
         else:
             runtime.run(images(1, 3, 16, 16))
@@ -241,9 +248,9 @@ def test_the_threads_of_others_are_left_alone(fails: bool) -> None:
         ((0, 3, 16, 16), None, "without zeros"),
         ((2, 3, 16, 16), (1, 2), r"conditions of 2 images must have shape \(2, k\), got \(1, 2\)"),
         ((1, 3, 16, 16), (2,), r"conditions of 1 images must have shape \(1, k\)"),
-        ((1, 3, 16, 16), None, "cannot take images of 3 channels with no conditions"),
-        ((1, 3, 16, 16), (1, 5), "cannot take images of 3 channels with 5 conditions"),
-        ((1, 4, 16, 16), (1, 2), "cannot take images of 4 channels with 2 conditions"),
+        ((1, 3, 16, 16), None, "does not run on images of 3 channels with no conditions"),
+        ((1, 3, 16, 16), (1, 5), "does not run on images of 3 channels with 5 conditions"),
+        ((1, 4, 16, 16), (1, 2), "does not run on images of 4 channels with 2 conditions"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(
@@ -254,12 +261,19 @@ def test_shapes_that_do_not_fit_are_refused(
         runtime.run(images(*shape), None if conditions is None else images(*conditions))
 
 
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 1, 3), nn.Flatten()])
+def test_a_network_that_answers_another_size_is_refused(layer: nn.Module) -> None:
+    with pytest.raises(ValueError, match="must answer \\(n, outputs, y, x\\) of the same y and x"):
+        Runtime(layer, EXACT).run(images(1, 3, 16, 16))
+
+
 def test_images_beyond_all_memory_are_refused_and_the_next_frame_runs() -> None:
     runtime, frame = Runtime(network(conditions=0), EXACT), images(1, 3, 16, 16)
     before = runtime.run(frame)
     huge = np.broadcast_to(np.float32(0), (1, 3, 2**22, 2**22))
     with pytest.raises(MemoryError, match=r"images of 4194304 x 4194304 pixels .*; scan fewer pixels"):
         runtime.run(huge)
+    assert not runtime._ready, "what is tried next has the memory of all sizes"
     assert np.array_equal(runtime.run(frame), before)
 
 
@@ -321,6 +335,15 @@ def test_the_name_tells_library_device_and_precision() -> None:
     assert Runtime(network(), EXACT).name == "torch, cpu, float32, threads=1"
     best = Runtime(network(), RuntimeOptions(device="cpu")).name
     assert best == f"torch, cpu, {'bfloat16' if has_fast_bfloat16() else 'float32'}, threads=1"
+
+
+@pytest.mark.skipif(not installed("openvino"), reason="openvino is not installed")
+def test_several_cores_are_left_to_openvino_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = RuntimeOptions(device="cpu", precision="float32", threads=2)
+    assert Runtime(network(), options).name == "openvino, cpu, float32, threads=2"
+    assert Runtime(network(), options.replace(backend="torch")).name == "torch, cpu, float32, threads=2"
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert Runtime(network(), options).name == "torch, cpu, float32, threads=2"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -90,6 +90,23 @@ def test_the_fast_form_answers_the_same(outputs: int, conditions: int, size: tup
         torch.testing.assert_close(fast.features(*arguments), features, atol=1e-5, rtol=1e-5)
 
 
+def test_the_fast_form_does_not_care_how_a_convolution_lays_out_its_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network, images = scrambled(conditions=2), noise(2, 5, 16, 24)
+    convolve = torch.nn.functional.conv2d
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "conv2d",
+        lambda *arguments, **options: convolve(*arguments, **options).contiguous(),
+    )
+    with torch.inference_mode():
+        expected = network(images, noise(2, 2))
+        torch.testing.assert_close(
+            FastSmallUNet(network)(images, noise(2, 2)), expected, atol=1e-5, rtol=1e-5
+        )
+
+
 def test_the_fast_form_is_off_by_a_hundredth_of_the_largest_answer_with_bfloat16() -> None:
     network, images = scrambled(conditions=2), noise(1, 5, 64, 64)
     with torch.inference_mode():

@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -233,6 +234,25 @@ def test_two_writes_that_are_killed_anywhere_leave_a_pair_that_is_read(
     write_weights(example(3.0), path)
     assert read_weights(path).tensors()["a.weight"][0, 0] == 3.0
     assert path.read_bytes() == example(3.0).data, "whoever reads the file alone finds the newest too"
+
+
+def test_a_pair_can_be_read_while_another_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    write_weights(example(0.0), path)
+    done, seen = threading.Event(), set()
+
+    def write() -> None:
+        for value in range(1, 21):
+            write_weights(example(float(value)), path)
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not done.is_set():
+        seen.add(float(read_weights(path).tensors()["a.weight"][0, 0]))
+    writer.join()
+    assert seen <= set(map(float, range(21)))
+    assert read_weights(path).tensors()["a.weight"][0, 0] == 20
 
 
 def test_a_first_write_that_is_killed_leaves_nothing_or_a_pair(tmp_path: Path) -> None:

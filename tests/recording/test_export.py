@@ -14,7 +14,8 @@ from controller.core.dose import DoseLedger, Lit
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.settings import AdaptiveIllumination, Region, ScanSettings
-from controller.recording.export import export_session, storable
+from controller.recording.export import export_session
+from controller.recording.ome_tiff import storable
 from controller.recording.reader import SessionReader
 from controller.recording.tables import write_table
 from controller.recording.writer import SessionWriter, claim_folder
@@ -100,7 +101,10 @@ def test_pixels_come_back_equal_and_each_frame_says_where_it_is(tmp_path: Path) 
 def test_frames_of_the_same_scan_are_one_time_lapse(tmp_path: Path) -> None:
     reader = record(tmp_path / "session")
     written = export_session(reader, tmp_path / "out")
-    assert [path.name for path in written] == [
+    names = [path.name for path in written]
+    derived = [name for name in names if "_denoised" in name or "_labels" in name]
+    assert len(derived) == 6
+    assert [name for name in names if name not in derived] == [
         "confocal_000000.ome.tif",
         "sted_000001.ome.tif",
         "confocal_000003.ome.tif",
@@ -122,7 +126,8 @@ def test_a_movie_is_one_file_even_if_other_frames_are_like_it(tmp_path: Path) ->
     writer.finish("interrupted", "test", cycles=3, faults=0, dose=Dose(), now_s=0.0)
     reader = SessionReader(tmp_path / "session")
     written = export_session(reader, tmp_path / "out")
-    images = {path.name: tifffile.imread(path) for path in written if path.suffix == ".tif"}
+    raw = [path for path in written if path.name.count("_") == 1 and path.suffix == ".tif"]
+    images = {path.name: tifffile.imread(path) for path in raw}
     assert {name: image.shape[:-2] for name, image in images.items()} == {
         "confocal_000000.ome.tif": (),
         "confocal_000001.ome.tif": (4,),
@@ -137,6 +142,54 @@ def test_a_movie_is_one_file_even_if_other_frames_are_like_it(tmp_path: Path) ->
     ]
     cycles = rows(tmp_path / "out" / "cycles.csv")
     assert [row["frame"] for row in cycles] == ["0", "4", "6"]
+
+
+def test_denoised_images_and_masks_lie_beside_their_frames(tmp_path: Path) -> None:
+    reader = record(tmp_path / "session")
+    export_session(reader, tmp_path / "out")
+    for row in rows(tmp_path / "out" / "frames.csv"):
+        cycle = reader.cycles[int(row["cycle"])]
+        clean, found = reader.denoised(cycle), reader.segmentation(cycle)
+        assert clean is not None
+        assert found is not None
+        assert row["denoised_file"] == row["file"].replace(".ome.tif", "_denoised.ome.tif")
+        with tifffile.TiffFile(tmp_path / "out" / row["denoised_file"]) as file:
+            first = 2 * int(row["denoised_plane"])
+            assert np.array_equal(file.pages[first].asarray(), clean.mean)
+            assert np.array_equal(file.pages[first + 1].asarray(), clean.std)
+        with tifffile.TiffFile(tmp_path / "out" / row["labels_file"]) as file:
+            mask = file.pages[int(row["labels_plane"])].asarray()
+        assert mask.dtype == np.uint16
+        assert np.array_equal(mask, found.labels)
+    with tifffile.TiffFile(tmp_path / "out" / "confocal_000000_denoised.ome.tif") as file:
+        described: dict[str, Any] = tifffile.xml2dict(file.ome_metadata or "")
+    pixels = described["OME"]["Image"]["Pixels"]
+    assert [channel["Name"] for channel in pixels["Channel"]] == ["mean", "std"]
+    assert [(plane["TheT"], plane["TheC"], plane["DeltaT"]) for plane in pixels["Plane"]] == [
+        *((0, 0, 0.0), (0, 1, 0.0)),
+        *((1, 0, 1.0), (1, 1, 1.0)),
+    ]
+
+
+def test_a_session_without_models_has_no_files_of_them(tmp_path: Path) -> None:
+    reader = record(tmp_path / "session", (CONFOCAL, CONFOCAL), segmented=False)
+    assert [path.name for path in export_session(reader, tmp_path / "out")][:3] == [
+        "confocal_000000.ome.tif",
+        "confocal_000000_denoised.ome.tif",
+        "frames.csv",
+    ]
+    assert {row["labels_file"] for row in rows(tmp_path / "out" / "frames.csv")} == {""}
+
+
+def test_an_unreadable_denoised_image_is_named_and_the_others_keep_their_planes(tmp_path: Path) -> None:
+    reader = record(tmp_path / "session")
+    for chunk in (reader.bundle / "000000_denoised" / "0" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"damaged")
+    with pytest.raises(SessionFolderError, match="denoised image of frame 0"):
+        export_session(reader, tmp_path / "out")
+    table = rows(tmp_path / "out" / "frames.csv")
+    assert [(row["denoised_plane"], row["labels_plane"]) for row in table][::2] == [("", "0"), ("0", "1")]
 
 
 def test_pixel_size_and_position_are_in_micrometres(tmp_path: Path) -> None:

@@ -173,10 +173,34 @@ def test_a_little_more_light_is_no_activity_and_no_reason_to_forget() -> None:
     segmenter = watched(movie)
     brighter = frame(rng.poisson(1.44 * cells(np.random.default_rng(8))[0][-1]), excitation_w=0.06)
     assert segmenter.step(brighter, None).labels.max() == 4
-    still = watched(rng.poisson(20.0, (40, 64, 64)))
-    for image in rng.poisson(20.0 * 1.44, (40, 64, 64)):
-        still.observe(frame(image, excitation_w=0.06))
-    assert still.correlation()[1].max() < 5
+
+
+def test_a_sample_that_does_nothing_does_nothing_in_a_little_more_light_either() -> None:
+    rng = np.random.default_rng(12)
+    still = cells(rng, level=10.0)[0].min(axis=0)
+    segmenter = watched(rng.poisson(still, (40, *still.shape)))
+    for image in rng.poisson(1.44 * still, (40, *still.shape)):
+        segmenter.observe(frame(image, excitation_w=0.06))
+    assert segmenter.correlation()[1].max() < 5
+
+
+def test_two_photons_in_the_dark_are_no_cell() -> None:
+    movie = np.zeros((40, 48, 48))
+    movie[20, 20, 20] = movie[20, 23, 21] = 1
+    assert watched(movie).correlation()[1].max() < 3
+
+
+def test_significance_holds_while_old_frames_are_forgotten() -> None:
+    rng = np.random.default_rng(13)
+    _, significance = watched(rng.poisson(2.0, (150, 96, 96)), memory_frames=20).correlation()
+    assert 0.85 < np.std(significance) < 1.15
+
+
+def test_what_is_too_small_for_a_cell_is_dropped() -> None:
+    rng = np.random.default_rng(14)
+    movie = rng.poisson(cells(rng)[0])
+    assert found(movie, smallest_area=0.5).max() == 4
+    assert found(movie, smallest_area=0.99).max() == 0
 
 
 def test_reset_forgets_the_past_and_nothing_is_said_without_any() -> None:

@@ -98,6 +98,14 @@ def test_what_a_pixel_answers_does_not_depend_on_the_padding() -> None:
     assert np.array_equal(padded.probability, exact.probability)
 
 
+def test_what_is_added_at_the_edges_mirrors_the_image() -> None:
+    nodes = [helper.make_node("AveragePool", ["image"], ["answer"], kernel_shape=[5, 5], pads=[2, 2, 2, 2])]
+    image = np.random.default_rng(0).uniform(0, 1, (21, 33))
+    found = segmenter(model_bytes(nodes, {}), multiple_of=16).step(frame(image), None)
+    expected = ndimage.uniform_filter(image, 5, mode="reflect")
+    assert np.allclose(found.probability[2:, 2:], expected[2:, 2:], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("axes", "shape"), [("byxc", ["n", "y", "x", 1]), ("yx", ["y", "x"]), ("cyx", [1, "y", "x"])]
 )
@@ -143,6 +151,8 @@ def test_without_a_denoiser_the_image_is_raw_and_its_error_that_of_counting() ->
     )
     found = model.step(frame(np.full((8, 8), 9)), None)
     assert np.allclose(found.probability, 0.05 * (9 + 3), atol=1e-6)
+    # No photon is no proof of darkness.
+    assert np.allclose(model.step(frame(np.zeros((8, 8))), None).probability, 0.05 * 1, atol=1e-6)
 
 
 def test_percentiles_and_standard_deviations_put_images_into_range() -> None:
