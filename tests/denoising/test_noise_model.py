@@ -76,7 +76,7 @@ def test_what_is_too_small_is_not_taken_apart() -> None:
 def test_large_frames_are_looked_at_in_the_middle() -> None:
     model = NoiseModel(DetectorOptions())
     frame = np.zeros((1024, 1024), np.uint16)
-    frame[448:576, 448:576] = photons(1)[0]
+    frame[384:640, 384:640] = photons(1, side=256)[0]
     found = model.look(frame)
     assert found is not None
     assert found.trust == "counts"
