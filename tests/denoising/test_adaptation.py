@@ -27,7 +27,7 @@ def spoilt(weights: Weights, size: float) -> Weights:
     rng = np.random.default_rng(1)
     tensors = {
         name: (t + size * t.std() * rng.standard_normal(t.shape)).astype(np.float32)
-        for name, t in weights.tensors().items()
+        for name, t in sorted(weights.tensors().items())
     }
     card = weights.card
     return pack(tensors, architecture=card.architecture, options=card.options)
