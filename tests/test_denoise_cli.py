@@ -143,7 +143,7 @@ def test_a_movie_that_was_cut_off_is_refused(tmp_path: Path, kind: str) -> None:
         ([np.zeros((8, 9), np.complex64)], "frame 0 must be a picture"),
     ],
 )
-def test_what_is_no_movie_is_refused(tmp_path: Path, images: list[np.ndarray], says: str) -> None:  # type: ignore[type-arg]
+def test_what_is_no_movie_is_refused(tmp_path: Path, images: list[np.ndarray], says: str) -> None:
     with tifffile.TiffWriter(tmp_path / "odd.tif") as file:
         for image in images:
             file.write(image, contiguous=False, metadata=None)
