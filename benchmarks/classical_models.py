@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.measures import Matches, average_precision, match_objects, match_spots, spot_places
-from controller.core.frame import Frame
+from benchmarks.movies import PIXEL_M, Image, as_frame, calcium_movie
 from controller.core.protocols import Segmenter
-from controller.core.settings import Region, ScanSettings
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.segmentation.correlation import CorrelationImageSegmenter
 from controller.segmentation.objects import ThresholdWatershedSegmenter
@@ -33,47 +32,7 @@ from simulator.two_photon.calcium import ActivityOptions
 from simulator.two_photon.datasets import TwoPhotonDataset, TwoPhotonDatasetOptions
 from simulator.two_photon.neurons import TissueOptions
 
-Image = NDArray[np.float64]
-PIXEL_M = 20e-9
 SPOT_SIGMA = 1.3
-
-
-def as_frame(photons: NDArray[Any], index: int = 0, pixel_size_m: float = PIXEL_M) -> Frame:
-    rows, columns = photons.shape
-    region = Region(center_yx_m=(0.0, 0.0), size_yx_m=(rows * pixel_size_m, columns * pixel_size_m))
-    scan = ScanSettings(
-        modality="two_photon", region=region, pixel_size_m=pixel_size_m, dwell_s=1e-6, excitation_w=1e-2
-    )
-    return Frame(photons, scan, index, index / 30)
-
-
-def calcium_movie(rng: np.random.Generator, size: int = 160, frames: int = 80) -> Image:
-    """Return expected photons (t, y, x), mean 1.4: flashing rings, filaments, neuropil, jitter."""
-    y, x = np.mgrid[:size, :size].astype(float)
-    ground = ndimage.gaussian_filter(rng.random((size, size)), 8)
-    ground = 0.7 + 0.6 * (ground - ground.min()) / np.ptp(ground)
-    filaments = np.zeros((size, size))
-    for _ in range(size // 16):
-        place, angle = rng.random(2) * size, rng.random() * 2 * np.pi
-        while np.all((place >= 0) & (place < size)):
-            filaments[tuple(place.astype(int))] = 1
-            angle += rng.normal(0, 0.12)
-            place += np.array([np.sin(angle), np.cos(angle)])
-    ground += 1.5 * ndimage.gaussian_filter(filaments, 0.8)
-    neuropil = ndimage.gaussian_filter1d(rng.normal(0, 1, frames + 40), 6)[20:-20]
-    movie = ground * (1 + 0.12 * neuropil / neuropil.std())[:, None, None]
-    since = np.arange(60)
-    transient = (1 - np.exp(-since / 2)) * np.exp(-since / 14)  # GCaMP6f at 30 Hz
-    for _ in range((size // 24) ** 2):
-        row, column, radius = *(rng.random(2) * size), rng.uniform(5, 8)
-        distance = np.hypot(y - row, (x - column) * rng.uniform(0.85, 1.15))
-        ring = np.exp(-0.5 * ((distance - radius) / 1.6) ** 2) + 0.35 * (distance < radius)
-        spikes = (rng.random(frames) < 0.01) * rng.uniform(1, 3, frames)
-        activity = 0.5 + 0.8 * np.convolve(spikes, transient / transient.max())[:frames]
-        movie += activity[:, None, None] * ring
-    moved = [ndimage.shift(image, rng.normal(0, 0.2, 2), order=1, mode="nearest") for image in movie]
-    truth = np.maximum(ndimage.gaussian_filter(moved, (0, 1, 1)), 0.02)
-    return np.asarray(truth * 1.4 / truth.mean())
 
 
 def spot_image(rng: np.random.Generator, peak: float, ground: float) -> tuple[Image, Image]:

@@ -14,9 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from benchmarks.classical_models import as_frame
+from benchmarks.movies import as_frame
 from benchmarks.segmentation_samples import CELL_PX, SPOT_PX, Sample, cells, spots
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.networks.weights import write_weights
@@ -61,7 +60,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, default=1200)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     for kind in [arguments.only] if arguments.only else sorted(NETWORKS):
         start_s = time.process_time()
 

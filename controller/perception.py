@@ -14,7 +14,7 @@ from controller.answers import checked_denoised, checked_segmentation
 from controller.core.clock import timed
 from controller.core.decision import Cycle
 from controller.core.frame import LEVELS, Denoised, Frame, Segmentation
-from controller.core.protocols import Clock, Coarsens, Denoiser, Segmenter
+from controller.core.protocols import Clock, Coarsens, Denoiser, Segmenter, Watches
 from controller.ladder import COARSE, FALLBACK, FULL, SPARSE, Ladder, RealTime
 from controller.stages import Ran, Stage
 
@@ -51,6 +51,7 @@ class Perception:
         self._denoiser, self._segmenter, self._clock = denoiser, segmenter, clock
         # Without a budget no level is chosen for want of time, so none of them has to save it.
         self._every = 1 if real_time.budget_s is None else real_time.segment_every
+        self._can_coarsen = isinstance(denoiser.plugin, Coarsens)  # asked once: it takes its time
         self.ladder = Ladder(real_time.budget_s, self._levels())
         self.kept: tuple[Segmentation, Frame] | None = None
         self._frames_since = 0  # that was segmented
@@ -62,7 +63,11 @@ class Perception:
         """Show a frame that nobody waits for; return what went wrong."""
         level = self.ladder.level
         ran, waiting = self._ask(level, lambda denoiser: denoiser.observe(frame))
-        return [*ran.faults, *self._keep_warm(waiting, level, frame)]
+        faults = [*ran.faults, *self._keep_warm(waiting, level, frame)]
+        if isinstance(self._segmenter.plugin, Watches):
+            shown = self._segmenter.run(lambda s: s.observe(frame) if isinstance(s, Watches) else None)
+            faults += shown.faults
+        return faults
 
     def perceive(
         self, frame: Frame, timings: dict[str, float], recorded: tuple[int, int] | None = None
@@ -198,5 +203,5 @@ class Perception:
         stage = self._denoiser
         if stage.is_replaced:
             return [FALLBACK]
-        coarse = [COARSE] if isinstance(stage.plugin, Coarsens) else []
+        coarse = [COARSE] if self._can_coarsen else []
         return [FULL, SPARSE, *coarse, *([FALLBACK] if stage.fallback is not None else [])]

@@ -17,6 +17,7 @@ from controller.cli import (  # isort: skip
     denoise,  # noqa: F401
     train,  # noqa: F401
     train_denoiser,  # noqa: F401
+    train_segmenter,  # noqa: F401
 )
 from controller.cli.terminal import app
 

@@ -68,7 +68,7 @@ def train_segmenter(  # noqa: PLR0913, PLR0917  # one parameter for each option 
         pictures = [picture for source in sources for picture in read_pictures(source, reading)]
         options = TrialOptions(object_size, units_per_photon, offset)
         training = TrainingOptions(steps=steps)
-        with _one_thread(), _progress(steps, quiet=as_json) as report:
+        with _progress(steps, quiet=as_json) as report:
             trial = try_segmenter(pictures, weights, options, training, seed=seed, report=report)
         write_weights(trial.weights, output)
         segmenters = [
@@ -109,19 +109,6 @@ def _start_weights(name: str) -> Weights:
         return find_weights(name, Path())
     except WeightsError as error:
         raise ConfigurationError(f"--start {name}: {error}") from error
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread: the same bits each time, and the microscope keeps its processor."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

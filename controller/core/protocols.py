@@ -140,6 +140,13 @@ class Segmenter(Protocol):
 
 
 @runtime_checkable
+class Watches(Protocol):
+    """A segmenter that remembers: it is also shown the frames that nobody waits for."""
+
+    def observe(self, frame: Frame) -> None: ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """Decides what to do next. Deterministic given its ``rng`` and the observations so far."""
 

@@ -40,8 +40,8 @@ from controller.denoising.training_pair import Corruption, Pair, frame_and_weigh
 CORRELATED = 0.1
 
 #: Noise more skewed than this, that of one photon a pixel, is not described by its second and third moments.
-#: On simulated pulses of a photomultiplier, networks learned more from hidden pixels at 0.8 photons, and more
-#: from recorrupted ones at 1.6.
+#: On simulated pulses of a photomultiplier, small networks learned 5 dB less from recorruption than from
+#: hidden pixels at 0.5 photons, and 0.5 dB more at 2 (benchmarks/corruption.py).
 SKEWNESS_MAX = 1.0
 
 #: More in one pixel is not a count that could be split.

@@ -31,6 +31,7 @@ MAX_OBJECTS = 100_000
 MAX_MASK_PIXELS = 2**24
 MAX_PAINTED_PIXELS = 2**26
 MAX_CLASSES = 64
+MAX_PARTS = 1000
 MAX_WIDTH_PX = 200.0
 
 ClassName = Annotated[str, Field(min_length=1, max_length=80)]
@@ -112,7 +113,7 @@ class Rectangle(Settings):
 
 #: Where an annotation left nothing out: nowhere but in its own marks, in the whole image, or in parts of it.
 Coverage = (
-    Literal["marks", "image"] | Annotated[tuple[Rectangle, ...], Field(min_length=1, max_length=MAX_VERTICES)]
+    Literal["marks", "image"] | Annotated[tuple[Rectangle, ...], Field(min_length=1, max_length=MAX_PARTS)]
 )
 
 
@@ -320,6 +321,9 @@ class ImageAnnotations(Settings):
         painted = sum(a.shape_yx[0] * a.shape_yx[1] for a in self.annotations if a.kind == "mask")
         if painted > MAX_PAINTED_PIXELS:
             raise ValueError(f"the masks have {painted} pixels together, allowed are {MAX_PAINTED_PIXELS}")
+        parts = {part for a in self.annotations if isinstance(a.coverage, tuple) for part in a.coverage}
+        if len(parts) > MAX_PARTS:
+            raise ValueError(f"coverage has {len(parts)} different parts, allowed are {MAX_PARTS}")
         for number, annotation in enumerate(self.annotations):
             where = f"annotations[{number}] ({annotation.kind})"
             for name in annotation.class_names:

@@ -289,21 +289,28 @@ class _Canvas:
             taken |= True if reach is None else ndimage.distance_transform_edt(~open_ended) <= reach
         vouched = np.zeros(self.shape, np.bool_)
         # In the order of sources, so that what comes with areas keeps the image's own proportions.
-        for annotation in sorted(self.image.annotations, key=_source_of_coverage):
-            for window in self._covered(annotation):
-                vouched[window] = True
-                empty = ~taken[window]
-                self.classes[window][empty] = 0
-                sources = self.sources[window]
-                sources[empty & (sources == Source.NONE)] = _source_of_coverage(annotation)
-                self.weights[window][empty] = np.maximum(self.weights[window][empty], annotation.weight)
+        for (source, *edges), weight in sorted(self._coverages().items()):
+            window = slice(*edges[:2]), slice(*edges[2:])
+            vouched[window] = True
+            empty = ~taken[window]
+            self.classes[window][empty] = 0
+            sources = self.sources[window]
+            sources[empty & (sources == Source.NONE)] = source
+            self.weights[window][empty] = np.maximum(self.weights[window][empty], weight)
         return vouched
 
+    def _coverages(self) -> dict[tuple[int, ...], float]:
+        """Return each source and window ``(row, last, column, last)`` once, with its weight."""
+        found: dict[tuple[int, ...], float] = {}
+        for annotation in self.image.annotations:
+            for rows, columns in self._covered(annotation):
+                key = _source_of_coverage(annotation), rows.start, rows.stop, columns.start, columns.stop
+                found[key] = max(found.get(key, 0.0), annotation.weight)
+        return found
+
     def _covered(self, annotation: Annotation) -> Iterator[Window]:
-        if isinstance(annotation, TagAnnotation):
-            if annotation.present == (NOTHING_HERE,):
-                yield slice(0, self.shape[0]), slice(0, self.shape[1])
-        elif annotation.coverage == "image":
+        is_empty = annotation.kind == "tag" and annotation.present == (NOTHING_HERE,)
+        if is_empty or (annotation.kind != "tag" and annotation.coverage == "image"):
             yield slice(0, self.shape[0]), slice(0, self.shape[1])
         elif isinstance(annotation.coverage, tuple):
             yield from (pixels_of(part, self.shape) for part in annotation.coverage)

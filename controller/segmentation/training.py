@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -40,6 +41,8 @@ class TrainingOptions(Settings):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
     checkpoints: Annotated[int, Field(ge=1, le=1000)] = 5
     """How often the held-out images are asked."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processor cores. The last bits of the weights depend on it, and a microscope needs the others."""
     augmentation: Augmentation = Augmentation(steps=(Flip(axis="y"), Flip(axis="x"), Rotate90()))
     """What is done to each patch. Less light is not: what a network sees is in units of the noise, so make
     dimmer images instead (:class:`~controller.learning.augmentation.IntensityScale`)."""
@@ -84,7 +87,7 @@ def train(
     start
         Weights to begin with, or the options of a new network.
     rng
-        All chance. The same one gives the same bits on the same machine with as many threads.
+        All chance. The same one gives the same bits on the same machine.
     report
         Is told of every checkpoint.
     about
@@ -97,13 +100,15 @@ def train(
         network, parent = network_of(start, options), start.sha256
     examples = [example_of(image, options, training.patch_px) for image in images]
     judges = [example_of(image, options) for image in held_out]
-    trainer = Trainer(network, options, training, rng)
-    tensors = trainer.fit(examples, judges, report)
-    network.load_state_dict({name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()})
-    options = fitted(
-        [answer_of(network, judge) for judge in judges], [judge.target for judge in judges], options
-    )
+    with _threads(training.threads):
+        trainer = Trainer(network, options, training, rng)
+        tensors = trainer.fit(examples, judges, report)
+        network.load_state_dict({name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()})
+        answers = [answer_of(network, judge) for judge in judges]
+    options = fitted(answers, [judge.target for judge in judges], options)
     again = {**training.model_dump(mode="json"), "images": len(images), "held_out": len(held_out)}
+    best = min(checkpoint.held_out_loss for checkpoint in trainer.history)
+    about = {"metrics": {"held_out_loss": best}, **about}
     weights = pack(
         tensors,
         architecture=ARCHITECTURE,
@@ -113,6 +118,17 @@ def train(
         **about,
     )
     return Trained(weights, tuple(trainer.history))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let torch compute on so many threads; it has one number for the whole process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Trainer:

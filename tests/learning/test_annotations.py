@@ -141,6 +141,12 @@ def test_what_cannot_be_meant_is_refused_with_the_reason(text: str, message: str
         )
 
 
+def test_coverage_in_too_many_parts_is_refused() -> None:
+    parts = [Rectangle(y_min=0, x_min=0, y_max=1 + i / 1000, x_max=9) for i in range(1001)]
+    with pytest.raises(ValidationError, match="1001 different parts, allowed are 1000"):
+        image(*(points((1, 1), coverage=(part,)) for part in parts))
+
+
 def test_masks_that_are_huge_only_together_are_refused() -> None:
     large = MaskAnnotation(shape_yx=(4096, 4096), runs=((0, 2**24),), value_classes=("ring",))
     with pytest.raises(ValidationError, match="together"):
@@ -255,6 +261,7 @@ def test_what_is_ambiguous_stays_unlabelled_whatever_others_say(first: bool) -> 
     assert np.all(target.sources[2:6, 2:6] == Source.EXCLUDED)
     assert np.count_nonzero(target.classes == 0) == 12 * 16 - 16
     assert not target.is_shape_known[2:6, 2:6].any()
+    assert not target.centre_weights[2:6, 2:6].any()
 
 
 def test_the_order_of_annotations_does_not_change_classes() -> None:

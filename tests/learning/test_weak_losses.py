@@ -163,6 +163,17 @@ def test_clicks_count_class_by_class_and_areas_pixel_by_pixel() -> None:
     assert heavy == pytest.approx((background + disc) / 2)
 
 
+def test_a_mark_of_less_weight_counts_less_in_areas_and_distances() -> None:
+    outputs = some_outputs()
+    sure, unsure = (
+        PolygonAnnotation(class_name=name, vertices_yx=tuple((y + 4 * i, x) for y, x in SQUARE), weight=w)
+        for i, (name, w) in enumerate((("disc", 1.0), ("ring", 0.25)))
+    )
+    one, other, both = (value(outputs, target(*a)) for a in ((sure,), (unsure,), (sure, unsure)))
+    for term in ("areas", "distances"):
+        assert both[term] == pytest.approx((one[term] + 0.25 * other[term]) / 1.25)
+
+
 def logits_of(image: NDArray[Any]) -> Tensor:
     """Return logits of a network that is sure of these classes."""
     sure = torch.nn.functional.one_hot(torch.from_numpy(image.astype(np.int64)), 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,24 @@ def test_frames_of_a_movie_are_shown_to_both_from_level_one_on() -> None:
     bench.perception.observe(frames[1])
     assert bench.model.told == ["observe 0", "observe 1"]
     assert bench.spare.told == ["reset", "observe 1"]
+
+
+def test_a_segmenter_that_remembers_is_shown_every_frame_of_a_movie() -> None:
+    class Remembering(Objects):
+        def observe(self, frame: Frame) -> None:
+            self.frames.append(-frame.index)
+
+    clock = SimulatedClock()
+    objects, model = Remembering(clock), Costly(clock)
+    denoiser: Stage[Any] = Stage("model", model, deadline_s=5.0)
+    segmenter: Stage[Any] = Stage("objects", objects, deadline_s=5.0)
+    perception = Perception(denoiser, segmenter, clock, RealTime())
+    frames = [FakeMicroscope().acquire(CONFOCAL)]
+    frames += [replace(frames[0], index=number) for number in (1, 2, 3)]
+    for frame in frames[1:3]:
+        assert perception.observe(frame) == []
+    perception.perceive(frames[3], {})
+    assert objects.frames == [-1, -2, 3]
 
 
 def test_it_climbs_again_only_when_a_segmented_frame_would_fit() -> None:
