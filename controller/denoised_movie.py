@@ -171,8 +171,9 @@ def _written(target: Path, shape: tuple[int, ...], options: Denoising) -> Iterat
     unfinished = target.with_name(f".{target.name}.unfinished")
     metadata: dict[str, Any] = {"axes": "TYX"}
     if options.pixel_size_m is not None:
-        size = {"PhysicalSizeX": options.pixel_size_m * 1e6, "PhysicalSizeY": options.pixel_size_m * 1e6}
-        metadata |= size | {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+        for axis in "XY":
+            metadata[f"PhysicalSize{axis}"] = float(f"{options.pixel_size_m * 1e6:.9g}")
+            metadata[f"PhysicalSize{axis}Unit"] = "µm"
     try:
         images = tifffile.memmap(unfinished, shape=shape, dtype=np.float32, ome=True, metadata=metadata)
         yield images.reshape(shape)

@@ -28,6 +28,9 @@ _LENGTH = struct.Struct("<Q")
 #: Learning is never urgent: whoever images goes first.
 _NICENESS = 10
 
+#: A process whose output has ended is gone within this time, or will never be.
+_ENDING_S = 5.0
+
 
 class LearningFailedError(StedfastError):
     """The learning process could not do a job, or is gone."""
@@ -48,7 +51,7 @@ class LearningProcess:
         self._module, self._threads = module, threads
         self._process: subprocess.Popen[bytes] | None = None
         self._jobs: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self._results: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Message | Exception | None] = queue.SimpleQueue()
 
     def put(self, job: Message) -> None:
         """Hand over a job, and start the process if there is none. Returns at once."""
@@ -69,10 +72,12 @@ class LearningProcess:
         except queue.Empty:
             return None
         if found is None:
-            code = self._process.poll() if self._process else None
+            code = self._exit_code()
             self.close()
-            how = "answered nonsense" if code is None else f"ended by itself, exit code {code}"
-            raise LearningFailedError(f"the learning process {how}")
+            raise LearningFailedError(f"the learning process ended by itself, exit code {code}")
+        if isinstance(found, Exception):
+            self.close()
+            raise LearningFailedError(f"the learning process answered nonsense: {found}") from found
         if "error" in found.values:
             raise LearningFailedError(f"learning failed: {found.values['error']}")
         return found
@@ -86,6 +91,14 @@ class LearningProcess:
         process.kill()
         process.wait()
         self._jobs, self._results = queue.SimpleQueue(), queue.SimpleQueue()
+
+    def _exit_code(self) -> int | None:
+        """Return with what the process ended; ``None`` if it closed its output and lives on."""
+        if self._process is None:
+            return None
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(_ENDING_S)
+        return None
 
     def _start(self) -> None:
         threads = str(self._threads)
@@ -177,10 +190,12 @@ def _send(stream: BinaryIO, jobs: queue.SimpleQueue[Message | None]) -> None:
         stream.close()
 
 
-def _receive(stream: BinaryIO, results: queue.SimpleQueue[Message | None]) -> None:
+def _receive(stream: BinaryIO, results: queue.SimpleQueue[Message | Exception | None]) -> None:
     try:
         while (message := read_message(stream)) is not None:
             results.put(message)
-    finally:
         results.put(None)
+    except Exception as error:  # noqa: BLE001  # told to whoever waits for the result
+        results.put(error)
+    finally:
         stream.close()
