@@ -38,6 +38,8 @@ _MOVIE_COLUMNS = (
     ("traces", 3),
     ("95 % covers, same", 0),
     ("95 % covers, new", 0),
+    ("std² / error, same", 2),
+    ("std² / error, new", 2),
     ("learning, CPU s", 0),
 )
 _COST_COLUMNS = (

@@ -156,6 +156,8 @@ def figures(fields: list[Field], method: Method, extent: Extent) -> dict[str, fl
         values[f"{name} field, dB"] = psnr_db(one.mean, truth, field.peak)
         if one.std is not None:
             values[f"95 % covers, {name}"] = covered_percent(one.mean, one.std, truth)
+            expected, error = float(np.mean(one.std**2)), float(np.mean((one.mean - truth) ** 2))
+            values[f"std² / error, {name}"] = expected / error
     values["SSIM"] = ssim(found[0].mean, some[0], fields[0].peak)
     if any(one.frames is not None for one in found):
         return values
