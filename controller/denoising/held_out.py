@@ -39,7 +39,7 @@ _BRIGHTNESS = ((np.arange(1024) + 0.5) / _STEPS) ** 2
 _DARK = 0.1
 
 #: Relative uncertainty of what is expected from simulated movies, and of one range beside the others.
-_EXPECTED_OFF_BY, _RANGE_OFF_BY = 1.0, 0.3
+_EXPECTED_OFF_BY, _RANGE_OFF_BY = 1.0, 1.0
 
 _SMALLEST_FACTOR = 0.2
 
