@@ -92,9 +92,12 @@ def test_a_session_that_was_cut_ends_as_if_it_had_not_been(
     folder = tmp_path / "cut"
     shutil.copytree(recorded.folder, folder)
     lines = (folder / JOURNAL_NAME).read_bytes().splitlines(keepends=True)
-    # Before the light of a scan is booked: a scan that was begun has bleached, and is not repeated.
     begun = [number for number, line in enumerate(lines) if b'"type":"reserve"' in line]
-    (folder / JOURNAL_NAME).write_bytes(b"".join(lines[: begun[cycles]]))
+    # Where no scan is under way: one that was begun has bleached, and is not repeated.
+    for end in range(begun[cycles], len(lines)):
+        (folder / JOURNAL_NAME).write_bytes(b"".join(lines[:end]))
+        if not SessionReader(folder).unsettled():
+            break
     assert resumed_session(folder).run().status == "completed"
     resumed = SessionReader(folder)
     assert_same_run(recorded, resumed)
