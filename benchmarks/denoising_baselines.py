@@ -7,6 +7,7 @@ their clips alone, that is, in what they are shown and what they are to answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -89,13 +90,10 @@ class FrameOnlyClip(Clip):
     def example(self, index: int, place: tuple[slice, slice], rng: np.random.Generator) -> Example:
         """Return a part of a frame to learn from."""
         one = super().example(index, place, rng)
-        return Example(
-            np.repeat(one.images[:1], len(one.images), axis=0),
-            np.full_like(one.conditions, one.conditions[0]),
-            one.target,
-            one.weight,
-            one.target_variance,
-            one.scale,
+        return replace(
+            one,
+            images=np.repeat(one.images[:1], len(one.images), axis=0),
+            conditions=np.full_like(one.conditions, one.conditions[0]),
         )
 
 
@@ -107,7 +105,7 @@ class PastOnlyClip(Clip):
         one = super().example(index, place, rng)
         images, conditions = one.images.copy(), one.conditions.copy()
         images[0], conditions[0] = images[1], conditions[1]
-        return Example(images, conditions, one.target, one.weight, one.target_variance, one.scale)
+        return replace(one, images=images, conditions=conditions)
 
 
 class WholeFrame:

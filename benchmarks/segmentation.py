@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.classical_models import PIXEL_M, SPOT_SIGMA, as_frame, print_medians, segmenters, spot_image
+from benchmarks.classical_models import SPOT_SIGMA, print_medians, segmenters, spot_image
 from benchmarks.measures import (
     OVERLAPS,
     average_precision,
@@ -30,8 +30,8 @@ from benchmarks.measures import (
     match_spots,
     spot_places,
 )
+from benchmarks.movies import PIXEL_M, as_frame
 from benchmarks.segmentation_annotations import KINDS, annotated, seconds
-from benchmarks.segmentation_samples import CELL_PX, Sample, cells
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.protocols import Segmenter
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
@@ -43,6 +43,7 @@ from controller.segmentation.objects import ThresholdWatershedSegmenter
 from controller.segmentation.resampling import labels_resampled, photons_resampled
 from controller.segmentation.small_unet import SmallUNetSegmenter, find_weights
 from controller.segmentation.training import TrainingOptions, train
+from pretraining.segmentation_images import CELL_PX, Sample, cells
 
 #: Added to every seed, so that none meets one of the training.
 _FRESH = 50_000

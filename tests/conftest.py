@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# The tests share few processors: a library that takes all of them for each test makes all of them wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_folder_for_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> None:

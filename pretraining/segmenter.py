@@ -1,6 +1,6 @@
-"""Trains the segmenter weights that come with Stedfast: ``python -m benchmarks.segmentation_weights FOLDER``.
+"""Trains the segmenter weights that come with Stedfast: ``python -m pretraining.segmenter FOLDER``.
 
-Drawn spots and cells (``benchmarks/segmentation_samples.py``), each seen at a photon level of its own, once
+Drawn spots and cells (``pretraining/segmentation_images.py``), each seen at a photon level of its own, once
 as one noisy frame and once with the denoiser's estimate after 1 to 8 frames. One thread, about two minutes
 each; the same seed gives the same files on the same machine.
 """
@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.movies import as_frame
-from benchmarks.segmentation_samples import CELL_PX, SPOT_PX, Sample, cells, spots
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.networks.weights import write_weights
 from controller.segmentation.labelled_image import LabelledImage
 from controller.segmentation.network_options import NetworkOptions
 from controller.segmentation.training import Checkpoint, TrainingOptions, train
+from pretraining.segmentation_images import CELL_PX, SPOT_PX, Sample, cells, spots
 
 NETWORKS = {
     "spots": NetworkOptions(kind="spots", object_px=SPOT_PX),
@@ -77,7 +77,7 @@ def main() -> None:
             TrainingOptions(steps=arguments.steps, learning_rate=4e-3),
             np.random.default_rng(arguments.seed),
             report=tell,
-            trained_on=(f"{IMAGES} drawn {kind}, benchmarks/segmentation_samples.py, seed {arguments.seed}",),
+            trained_on=(f"{IMAGES} drawn {kind}, pretraining/segmentation_images.py, seed {arguments.seed}",),
             licence="CC0-1.0",
             versions={name: version(name) for name in ("stedfast", "torch", "numpy", "scipy")},
         )
