@@ -106,10 +106,12 @@ class HeldOutError:
         def total(values: NDArray[np.float32]) -> NDArray[np.float64]:
             return np.bincount(bins, (weight * values).ravel(), count).astype(np.float64)
 
-        pixels = np.maximum(total(np.ones_like(error)), 1.0)
-        # A square of Gaussian noise scatters by the square root of 2 of its mean.
-        scatter = np.maximum(2 * (total(target_variance + expected) / pixels) ** 2, 1e-30)
-        new = np.stack([total(error * expected), total(expected * expected)]) / scatter
+        # A square of Gaussian noise scatters by the square root of 2 of its mean. That mean is not taken from
+        # the few photons of a range itself: none at all would look like certainty.
+        light = np.maximum(estimate, 0) + np.float32(_DARK)
+        per_light = float(np.mean(target_variance)) / float(np.mean(light))
+        scatter = np.maximum(2 * (np.float32(per_light) * light + expected) ** 2, np.float32(1e-30))
+        new = np.stack([total(error * expected / scatter), total(expected * expected / scatter)])
         self._products = self._kept * self._products + new
         self._correct()
 
