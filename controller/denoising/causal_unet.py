@@ -30,7 +30,7 @@ from controller.denoising.held_out import HeldOutError
 from controller.denoising.learner import Learner, LearnerOptions
 from controller.denoising.noise_model import DetectorOptions, NoiseModel
 from controller.denoising.photon_transfer import PhotonTransfer
-from controller.denoising.raw import checked_photons
+from controller.denoising.raw import check_photons
 from controller.denoising.resolution import doubled, halved
 from controller.networks.runtime import Runtime, RuntimeOptions
 from controller.networks.weights import Weights, WeightsError, check, read_weights
@@ -223,7 +223,7 @@ class CausalUNetDenoiser:
 
     def _enter(self, frame: Frame) -> tuple[FloatImage, _Scene]:
         """Return a frame in photons and the place it is of: the one so far, in its light, or a new one."""
-        checked_photons(frame, _LARGEST)
+        check_photons(frame, _LARGEST)
         shape = (frame.photons.shape[0], frame.photons.shape[1])
         scene, ratio = self._scene, None
         if scene is not None and scene.averages.images.shape[1:] == shape:

@@ -121,8 +121,14 @@ class PhotonTransfer:
             return np.inf
         return (self.saturated_units - self.offset_units) / self.units_per_photon
 
+    @property
+    def _is_identity(self) -> bool:
+        return self.units_per_photon == 1 and self.offset_units == 0
+
     def as_photons(self, frame: NDArray[Any]) -> FloatImage:
         """Return detector units as photons, float32; below 0 where noise pulls a value below the offset."""
+        if self._is_identity:
+            return np.asarray(frame, np.float32)
         # In float64 first: at an offset of 32768 float32 has lost part of a small signal.
         return ((np.asarray(frame, np.float64) - self.offset_units) / self.units_per_photon).astype(
             np.float32
@@ -130,6 +136,8 @@ class PhotonTransfer:
 
     def as_units(self, photons: NDArray[Any]) -> FloatImage:
         """Return photons as detector units, float32."""
+        if self._is_identity:
+            return np.asarray(photons, np.float32)
         units = np.asarray(photons, np.float64) * self.units_per_photon + self.offset_units
         return units.astype(np.float32)
 

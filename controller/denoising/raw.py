@@ -13,8 +13,8 @@ from controller.core.protocols import Clock, Resources
 from controller.core.settings import Settings
 
 
-def checked_photons(frame: Frame, largest: float) -> NDArray[np.float64]:
-    """Return the frame's photons as float64, shape ``(y, x)``.
+def check_photons(frame: Frame, largest: float) -> None:
+    """Refuse what is no image of photon counts.
 
     Raises
     ------
@@ -28,15 +28,20 @@ def checked_photons(frame: Frame, largest: float) -> NDArray[np.float64]:
             f"frame {frame.index}: a denoiser needs an image (y, x) of real numbers, "
             f"got shape {photons.shape}, type {photons.dtype}"
         )
-    values = photons.astype(np.float64)
-    # "not all within" instead of "any beyond": nan fails too.
-    within = np.abs(values) <= largest
-    if not within.all():
-        raise DeviceError(
-            f"frame {frame.index}: {np.count_nonzero(~within)} of {values.size} pixels are not finite or "
-            f"above {largest:g}, which no photon count is; check the driver's conversion"
-        )
-    return values
+    # "within" instead of "not beyond": nan, which is the least and the largest of any image, fails too.
+    if -largest <= float(photons.min()) and float(photons.max()) <= largest:
+        return
+    within = np.abs(photons.astype(np.float64)) <= largest
+    raise DeviceError(
+        f"frame {frame.index}: {np.count_nonzero(~within)} of {photons.size} pixels are not finite or "
+        f"above {largest:g}, which no photon count is; check the driver's conversion"
+    )
+
+
+def checked_photons(frame: Frame, largest: float) -> NDArray[np.float64]:
+    """Return the frame's photons as float64, shape ``(y, x)``, if :func:`check_photons` has no objection."""
+    check_photons(frame, largest)
+    return frame.photons.astype(np.float64)
 
 
 class RawDenoiser:
