@@ -87,6 +87,10 @@ class Learner:
             self._begun = self._frames
             self._job = self._snapshot(save(movies), weights, transfer)
 
+    def convert(self, ratio: float, shift: float) -> None:
+        """Turn the frames there are into those of ``ratio * photons + shift``, before the next one."""
+        self._recent.convert(ratio, shift)
+
     def proposal(self) -> Proposal | None:
         """Return better weights, if there are any by now.
 
