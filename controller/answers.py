@@ -36,7 +36,7 @@ def checked_denoised(answer: Denoised | None, frame: Frame) -> Denoised | None:
     Raises
     ------
     TypeError, ValueError
-        If it is of another type or shape, or not finite.
+        If it is of another type or shape, or not finite, or its error is no number.
     """
     if answer is None:
         return None
@@ -45,6 +45,8 @@ def checked_denoised(answer: Denoised | None, frame: Frame) -> Denoised | None:
     shapes = {answer.mean.shape, answer.std.shape}
     if shapes != {frame.photons.shape} or not np.isfinite(answer.mean).all():
         raise ValueError(f"a denoised image of {frame.photons.shape} finite pixels is needed, got {shapes}")
+    if not (answer.std >= 0).all() or np.isinf(answer.std).any():
+        raise ValueError("the standard deviation of a denoised image must be finite and at least 0")
     return answer
 
 

@@ -46,6 +46,9 @@ _FIRST_FRAMES, _FIRST_PIXELS, _BAND = 4, 65_536, 1 / 32
 _MARGIN = 8
 _ALL = slice(None)
 
+#: Where the noise was known within this factor, the measured error may stay: its own scatter is larger.
+_SAME_NOISE = 1.2
+
 
 @dataclass(slots=True)
 class _Scene:
@@ -138,9 +141,12 @@ class CausalUNetDenoiser:
     def reset(self, reason: str) -> None:  # noqa: ARG002 - the role's signature
         """Forget the past: the next frame is the first of its region."""
         self._scene = None
+        self._forget_error()
+        self._noise.forget()
+
+    def _forget_error(self) -> None:
         for error in self._errors:
             error.forget()
-        self._noise.forget()
 
     def observe(self, frame: Frame) -> None:
         """Take a frame into the averages, and into what is known of the error, without an answer.
@@ -245,6 +251,8 @@ class CausalUNetDenoiser:
                 scene.averages.convert(gain, shift)
             if self._learner is not None:
                 self._learner.convert(gain, shift)
+            if _is_other_noise(old, new, float(frame.photons.mean())):
+                self._forget_error()  # it was measured against noise that was not there
         photons = self._noise.transfer.as_photons(frame.photons)
         if self._learner is not None:
             is_new = scene.averages.frames == 0 or ratio != 1
@@ -311,6 +319,15 @@ class CausalUNetDenoiser:
             pair.weight[inner],
             self._conditions(given),
         )
+
+
+def _is_other_noise(old: PhotonTransfer, new: PhotonTransfer, mean_units: float) -> bool:
+    """Tell whether a frame of this mean has much more or less noise than was thought before."""
+    before, now = (
+        one.units_per_photon * max(mean_units - one.offset_units, 0.0) + one.read_noise_units**2
+        for one in (old, new)
+    )
+    return not before / _SAME_NOISE <= now <= before * _SAME_NOISE
 
 
 def _errors(network: CausalUNet) -> tuple[HeldOutError, HeldOutError]:

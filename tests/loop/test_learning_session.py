@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch")
 
+from controller.answers import checked_denoised
 from controller.core.errors import SessionFolderError
-from controller.core.frame import Frame
+from controller.core.frame import Denoised, Frame
 from controller.core.protocols import WEIGHTS_BYTES_MAX
 from controller.core.settings import Region
 from controller.denoising.adaptation import AdaptationOptions, Sample, propose
@@ -23,7 +24,7 @@ from controller.denoising.noise_model import DetectorOptions
 from controller.denoising.recent_frames import RecentFrames
 from controller.denoising.training import TrainingOptions
 from controller.learning.process import LearningProcess, Message
-from controller.networks.weights import read_weights
+from controller.networks.weights import Weights, read_weights
 from controller.recording.documents import ModelDocument
 from controller.recording.models import CARD_BYTES_MAX, read_model
 from controller.testing import CONFOCAL
@@ -100,6 +101,24 @@ def test_one_held_out_piece_is_not_enough_to_call_weights_better() -> None:
     assert not any(verdict.is_better for verdict in verdicts)
 
 
+@pytest.mark.parametrize("std", [np.nan, np.inf, -1.0])
+def test_an_image_without_an_honest_error_is_no_answer(std: float) -> None:
+    frame = Frame(np.ones((4, 4), np.float32), CONFOCAL, 0, 0.0)
+    answer = Denoised(frame.photons, np.full((4, 4), std, np.float32), 0)
+    with pytest.raises(ValueError, match="standard deviation"):
+        checked_denoised(answer, frame)
+
+
+def test_weights_whose_card_blows_their_error_up_are_no_answer() -> None:
+    shipped = read_weights(SHIPPED)
+    options = {**shipped.card.options, "usual_error": [1e3, 0.5, 0.3, 0.6, 1.2]}
+    weights = Weights(shipped.data, shipped.card.replace(options=options))
+    denoiser = CausalUNetDenoiser(CausalUNetDenoiser.Options(learn=False), weights)
+    frame = Frame(np.ones((8, 8), np.float32), CONFOCAL, 0, 0.0)
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="standard deviation"):
+        checked_denoised(denoiser.step(frame), frame)
+
+
 def sharp(rng: np.random.Generator, side: int) -> NDArray[np.float64]:
     """Return photons of bright spots that half the resolution cannot show."""
     y, x = np.mgrid[:side, :side]
@@ -124,6 +143,22 @@ def test_error_bars_hold_at_half_the_resolution_too_and_do_not_spoil_the_others(
         claimed[index] = float(np.sqrt(np.mean(answer.std**2)))
     assert min(covered[index] for index in range(30, 50)) > 0.9, covered
     assert claimed[50] == pytest.approx(claimed[29], rel=0.1)
+
+
+def test_error_bars_are_measured_anew_when_the_detector_turns_out_to_be_another() -> None:
+    # Dark frames show a sixth of the gain; 8 frames of light later, bars were 5 times the error.
+    rng = np.random.default_rng(0)
+    denoiser = CausalUNetDenoiser(CausalUNetDenoiser.Options(learn=False))
+    y, x = np.mgrid[:128, :128]
+    truth = 2 + 15 * np.exp(-((y - 64) ** 2 + (x - 64) ** 2) / 800) + 4 * np.sin(x / 5) ** 2
+    ratios: dict[int, float] = {}
+    for index in range(12):
+        light = rng.poisson(truth * (index >= 4)) * 30 + 1000 + rng.normal(0, 20, truth.shape)
+        answer = denoiser.step(Frame(light.round().astype(np.float32), CONFOCAL, index, 0.1 * index))
+        error = float(np.sqrt(np.mean((answer.mean - truth * 30 - 1000) ** 2)))
+        ratios[index] = float(np.sqrt(np.mean(answer.std**2))) / error
+    assert denoiser.transfer.units_per_photon == pytest.approx(30, rel=0.2), "it was not found"
+    assert 0.8 < ratios[11] < 2, ratios
 
 
 def test_frames_to_learn_from_are_in_photons_of_the_detector_as_it_is_known_now() -> None:
