@@ -56,7 +56,7 @@ def checked_segmentation(answer: Segmentation | None, frame: Frame) -> Segmentat
     Raises
     ------
     TypeError, ValueError
-        If it is of another type or shape.
+        If it is of another type or shape, or not finite.
     """
     if answer is None:
         return None
@@ -65,6 +65,8 @@ def checked_segmentation(answer: Segmentation | None, frame: Frame) -> Segmentat
     shapes = {answer.labels.shape, answer.probability.shape, answer.uncertainty.shape}
     if shapes != {frame.photons.shape}:
         raise ValueError(f"a segmentation of {frame.photons.shape} pixels is needed, got {shapes}")
+    if not (np.isfinite(answer.probability).all() and np.isfinite(answer.uncertainty).all()):
+        raise ValueError("probability and uncertainty of a segmentation must be finite")
     return answer
 
 

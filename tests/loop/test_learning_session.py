@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch")
 
-from controller.answers import checked_denoised
+from controller.answers import checked_denoised, checked_segmentation
 from controller.core.errors import SessionFolderError
-from controller.core.frame import Denoised, Frame
+from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.protocols import WEIGHTS_BYTES_MAX
 from controller.core.settings import Region
 from controller.denoising.adaptation import AdaptationOptions, Sample, propose
@@ -23,7 +23,7 @@ from controller.denoising.learner import LearnerOptions
 from controller.denoising.noise_model import DetectorOptions
 from controller.denoising.recent_frames import RecentFrames
 from controller.denoising.training import TrainingOptions
-from controller.learning.process import LearningProcess, Message
+from controller.learning.process import LearningFailedError, LearningProcess, Message
 from controller.networks.weights import Weights, read_weights
 from controller.recording.documents import ModelDocument
 from controller.recording.models import CARD_BYTES_MAX, read_model
@@ -37,7 +37,7 @@ def test_the_learning_process_imports_nothing_from_the_folder_it_is_started_in(
     monkeypatch.chdir(tmp_path)
     process = LearningProcess("controller.learning.process")  # it serves nobody, so it ends at once
     process.put(Message({}))
-    with pytest.raises(Exception, match="ended by itself"):
+    with pytest.raises(LearningFailedError):
         process.result(30)
     assert not (tmp_path / "executed").exists()
 
@@ -117,6 +117,21 @@ def test_weights_whose_card_blows_their_error_up_are_no_answer() -> None:
     frame = Frame(np.ones((8, 8), np.float32), CONFOCAL, 0, 0.0)
     with np.errstate(all="ignore"), pytest.raises(ValueError, match="standard deviation"):
         checked_denoised(denoiser.step(frame), frame)
+
+
+@pytest.mark.parametrize("which", ["probability", "uncertainty"])
+def test_a_segmentation_with_numbers_that_are_none_is_no_answer(which: str) -> None:
+    frame = Frame(np.ones((4, 4), np.float32), CONFOCAL, 0, 0.0)
+    images = {"probability": np.zeros((4, 4), np.float32), "uncertainty": np.zeros((4, 4), np.float32)}
+    images[which] = np.full((4, 4), np.nan, np.float32)
+    with pytest.raises(ValueError, match="finite"):
+        checked_segmentation(Segmentation(np.zeros((4, 4), np.int32), **images), frame)
+
+
+def test_more_frames_than_memory_are_not_kept_to_learn_from() -> None:
+    assert LearnerOptions(frames_max=10_000, side_px=64).frames_max == 10_000
+    with pytest.raises(ValueError, match="lower frames_max or side_px"):
+        LearnerOptions(frames_max=10_000, side_px=1024)
 
 
 def sharp(rng: np.random.Generator, side: int) -> NDArray[np.float64]:
