@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ from controller.denoising.noise_model import DetectorOptions
 from controller.denoising.recent_frames import RecentFrames
 from controller.denoising.training import TrainingOptions
 from controller.learning.process import LearningFailedError, LearningProcess, Message
+from controller.model_changes import ModelChanges
 from controller.networks.weights import Weights, read_weights
 from controller.recording.documents import ModelDocument
 from controller.recording.models import CARD_BYTES_MAX, read_model
+from controller.stages import Stage
 from controller.testing import CONFOCAL
 
 
@@ -117,6 +120,23 @@ def test_weights_whose_card_blows_their_error_up_are_no_answer() -> None:
     frame = Frame(np.ones((8, 8), np.float32), CONFOCAL, 0, 0.0)
     with np.errstate(all="ignore"), pytest.raises(ValueError, match="standard deviation"):
         checked_denoised(denoiser.step(frame), frame)
+
+
+@pytest.mark.parametrize("improve_s", [float("inf"), "ten", RuntimeError("not today")])
+def test_a_model_that_does_not_say_how_long_it_learns_has_the_deadline_of_all(improve_s: Any) -> None:
+    class Learning:
+        @property
+        def improve_s(self) -> float:
+            if isinstance(improve_s, Exception):
+                raise improve_s
+            return cast("float", improve_s)
+
+        def improve(self) -> None: ...
+
+        def adopt(self, weights: bytes, card: Any) -> None: ...
+
+    stage: Stage[Any] = Stage("learning", Learning(), deadline_s=5.0)
+    assert ModelChanges({"denoiser": stage}).improve() == ([], [])
 
 
 @pytest.mark.parametrize("which", ["probability", "uncertainty"])
