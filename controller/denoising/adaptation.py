@@ -100,7 +100,7 @@ def propose(
     clips = [clip for sample in samples for clip in sample.clips(network.options.taus_frames)]
     learned, judged = split(clips, options.held_out)
     if not learned:
-        return _nothing_learned(candidates, "a single frame: there is none to judge by")
+        return _nothing_learned(candidates, "too short, a single frame: there is none to judge by")
     # In the dark, whoever answers nothing is right, and learns that nothing is ever there.
     judged = [(clip, index) for clip, index in judged if clip.is_lit(index)]
     if not judged:
