@@ -36,7 +36,7 @@ def checked_denoised(answer: Denoised | None, frame: Frame) -> Denoised | None:
     Raises
     ------
     TypeError, ValueError
-        If it is of another type or shape, or not finite.
+        If it is of another type or shape, or not finite, or its error is no number.
     """
     if answer is None:
         return None
@@ -45,6 +45,8 @@ def checked_denoised(answer: Denoised | None, frame: Frame) -> Denoised | None:
     shapes = {answer.mean.shape, answer.std.shape}
     if shapes != {frame.photons.shape} or not np.isfinite(answer.mean).all():
         raise ValueError(f"a denoised image of {frame.photons.shape} finite pixels is needed, got {shapes}")
+    if not (answer.std >= 0).all() or np.isinf(answer.std).any():
+        raise ValueError("the standard deviation of a denoised image must be finite and at least 0")
     return answer
 
 
@@ -54,7 +56,7 @@ def checked_segmentation(answer: Segmentation | None, frame: Frame) -> Segmentat
     Raises
     ------
     TypeError, ValueError
-        If it is of another type or shape.
+        If it is of another type or shape, or not finite.
     """
     if answer is None:
         return None
@@ -63,6 +65,8 @@ def checked_segmentation(answer: Segmentation | None, frame: Frame) -> Segmentat
     shapes = {answer.labels.shape, answer.probability.shape, answer.uncertainty.shape}
     if shapes != {frame.photons.shape}:
         raise ValueError(f"a segmentation of {frame.photons.shape} pixels is needed, got {shapes}")
+    if not (np.isfinite(answer.probability).all() and np.isfinite(answer.uncertainty).all()):
+        raise ValueError("probability and uncertainty of a segmentation must be finite")
     return answer
 
 

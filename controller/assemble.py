@@ -36,7 +36,18 @@ from controller.recovery import RecordedClock, Recovery, Replay, last_time_s
 from controller.serving import SERVED_POLICY, Serving
 from controller.session import Parts, Session
 
-_NAMED_VERSIONS = ("stedfast", "numpy", "scipy", "scikit-image", "zarr", "pydantic", "pysted")
+_NAMED_VERSIONS = (
+    "stedfast",
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "zarr",
+    "pydantic",
+    "pysted",
+    "torch",
+    "openvino",
+    "onnxruntime",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ def try_denoiser(
     samples = [material.sample for material in materials]
     verdict = propose([parent], samples, options, seed=[seed], progress=progress)
     if verdict.learned is None:
-        raise ConfigurationError(f"these movies are too short: {verdict.reason}")
+        raise ConfigurationError(f"nothing is learned from these movies: {verdict.reason}")
     old, new = network_of(parent), network_of(verdict.learned)
     clips = [clip for sample in samples for clip in sample.clips(old.options.taus_frames)]
     movie_of = {id(clip): n for n, clip in zip(_owners(samples), clips, strict=True)}

@@ -8,6 +8,7 @@ from typing import Any
 from controller.answers import checked_change
 from controller.core.errors import ReplayDivergedError
 from controller.core.protocols import Learns, LearnsInTime, ModelChange, ModelRole
+from controller.core.settings import MAX_WAIT_S
 from controller.stages import Ran, Stage
 
 
@@ -36,8 +37,7 @@ class ModelChanges:
             if stage.is_replaced or stage.is_lost:
                 self._learners.discard(role)
                 continue
-            waits_s = stage.plugin.improve_s if isinstance(stage.plugin, LearnsInTime) else 0.0
-            ran: Ran[ModelChange | None] = stage.ask(lambda model: model.improve(), waits_s)
+            ran: Ran[ModelChange | None] = stage.ask(lambda model: model.improve(), _patience_s(stage.plugin))
             if ran.faults:
                 faults += [f"{role} cannot learn: {fault}" for fault in ran.faults]
                 self._learners.discard(role)
@@ -71,3 +71,12 @@ class ModelChanges:
                 f"{change.role} {stage.name!r} does not take its recorded weights {change.sha256[:12]}: "
                 f"{'; '.join(ran.faults)}"
             )
+
+
+def _patience_s(model: object) -> float:
+    """Return how long a model says that its learning takes; 0 if that is no time to wait for."""
+    try:
+        waits_s = model.improve_s if isinstance(model, LearnsInTime) else 0.0
+        return waits_s if 0 <= waits_s <= MAX_WAIT_S else 0.0
+    except Exception:  # noqa: BLE001  # a plug-in's own code: what is wrong there must not end the session
+        return 0.0

@@ -100,9 +100,16 @@ def propose(
     clips = [clip for sample in samples for clip in sample.clips(network.options.taus_frames)]
     learned, judged = split(clips, options.held_out)
     if not learned:
-        reason = "a single frame: there is none to judge by"
-        return Verdict(candidates[0], (0.0,) * (len(candidates) + 1), is_better=False, reason=reason)
+        return _nothing_learned(candidates, "too short, a single frame: there is none to judge by")
+    # In the dark, whoever answers nothing is right, and learns that nothing is ever there.
+    judged = [(clip, index) for clip, index in judged if clip.is_lit(index)]
+    if not judged:
+        return _nothing_learned(candidates, "next to no light: there is nothing to judge by")
     train(network, learned, options.training, rng.spawn(1)[0], progress)
+    if not all(np.isfinite(tensor).all() for tensor in tensors_of(network).values()):
+        return _nothing_learned(
+            candidates, "training ended in numbers that are none; lower its learning_rate"
+        )
     judge_seed = int(rng.integers(2**63))
     errors = [
         held_out_errors(one, judged, np.random.default_rng(judge_seed))
@@ -111,7 +118,8 @@ def propose(
     scores = tuple(_gain_db(errors[0], error) for error in errors)
     best = int(np.argmax(scores))
     difference = errors[0][0] - errors[best][0]
-    doubt = float(difference.std() / np.sqrt(max(len(difference) - 1, 1)))
+    # One piece does not tell a gain from chance.
+    doubt = float(difference.std() / np.sqrt(len(difference) - 1)) if len(difference) > 1 else np.inf
     training = {**options.model_dump(mode="json"), "seed": list(seed)}
     sources = tuple(source for sample in samples for source in sample.sources)
     new = _packed(network, candidates[0], scores, training, sources)
@@ -122,6 +130,10 @@ def propose(
     what = "learned from this sample" if best == len(candidates) else "earlier weights are better again"
     reason = f"{what}: {scores[best]:+.2f} dB on {len(difference)} held-out pieces"
     return Verdict([*candidates, new][best], scores, is_better=True, reason=reason, learned=new)
+
+
+def _nothing_learned(candidates: Sequence[Weights], reason: str) -> Verdict:
+    return Verdict(candidates[0], (0.0,) * (len(candidates) + 1), is_better=False, reason=reason)
 
 
 def held_out_errors(

@@ -23,7 +23,7 @@ from controller.core.frame import Denoised, FloatImage, Frame
 from controller.core.protocols import Clock, ModelChange, Resources
 from controller.core.settings import ScanSettings, Settings
 from controller.denoising.averages import MovingAverages
-from controller.denoising.causal_network import conditions_of, network_of
+from controller.denoising.causal_network import CausalUNet, conditions_of, network_of
 from controller.denoising.clips import level_of
 from controller.denoising.continuity import brightness_ratio
 from controller.denoising.held_out import HeldOutError
@@ -45,6 +45,9 @@ _FIRST_FRAMES, _FIRST_PIXELS, _BAND = 4, 65_536, 1 / 32
 #: Rows at the edge of a band whose surroundings the network does not see.
 _MARGIN = 8
 _ALL = slice(None)
+
+#: Where the noise was known within this factor, the measured error may stay: its own scatter is larger.
+_SAME_NOISE = 1.2
 
 
 @dataclass(slots=True)
@@ -110,7 +113,7 @@ class CausalUNetDenoiser:
         self._runtime = Runtime(network, self.options.runtime)
         self._clock = clock
         self._noise = NoiseModel(self.options.detector)
-        self._error = HeldOutError(network.options.usual_error)
+        self._errors = _errors(network)
         self._scene: _Scene | None = None
         rng = rng or np.random.default_rng(0)
         # One seed for each frame, so that what comes of a frame does not depend on how many there were.
@@ -138,8 +141,12 @@ class CausalUNetDenoiser:
     def reset(self, reason: str) -> None:  # noqa: ARG002 - the role's signature
         """Forget the past: the next frame is the first of its region."""
         self._scene = None
-        self._error.forget()
+        self._forget_error()
         self._noise.forget()
+
+    def _forget_error(self) -> None:
+        for error in self._errors:
+            error.forget()
 
     def observe(self, frame: Frame) -> None:
         """Take a frame into the averages, and into what is known of the error, without an answer.
@@ -219,7 +226,7 @@ class CausalUNetDenoiser:
         if self._learner is not None:
             self._learner.took(self.weights)
         self.weights = weights
-        self._error = HeldOutError(network.options.usual_error)
+        self._errors = _errors(network)
 
     def _enter(self, frame: Frame) -> tuple[FloatImage, _Scene]:
         """Return a frame in photons and the place it is of: the one so far, in its light, or a new one."""
@@ -237,12 +244,18 @@ class CausalUNetDenoiser:
         self._scene = scene
         old = self._noise.transfer
         new = self._noise.look(frame.photons)
-        if new is not None and scene.averages.frames:
+        if new is not None:
             gain = old.units_per_photon / new.units_per_photon
-            scene.averages.convert(gain, (old.offset_units - new.offset_units) / new.units_per_photon)
+            shift = (old.offset_units - new.offset_units) / new.units_per_photon
+            if scene.averages.frames:
+                scene.averages.convert(gain, shift)
+            if self._learner is not None:
+                self._learner.convert(gain, shift)
+            if _is_other_noise(old, new, float(frame.photons.mean())):
+                self._forget_error()  # it was measured against noise that was not there
         photons = self._noise.transfer.as_photons(frame.photons)
         if self._learner is not None:
-            is_new = scene.averages.frames == 0 or new is not None or ratio != 1
+            is_new = scene.averages.frames == 0 or ratio != 1
             self._learner.show(photons, self.weights, self._noise.transfer, is_new_place=is_new)
         return photons, scene
 
@@ -255,7 +268,7 @@ class CausalUNetDenoiser:
         mean = self._estimate(given, is_coarse=is_coarse)
         self._measure_error(photons, averages, frame.index, is_coarse=is_coarse)
         averages.add(photons)
-        std = self._error.std(mean, self._conditions(given))
+        std = self._errors[is_coarse].std(mean, self._conditions(given))
         latency_s = self._clock.now_s() - started_s if self._clock else 0.0
         transfer = self._noise.transfer
         units = np.float32(level * transfer.units_per_photon)
@@ -299,13 +312,28 @@ class CausalUNetDenoiser:
         estimate = self._estimate(given, is_coarse=is_coarse)
         inner = slice(_MARGIN if top else 0, height if top + height == rows else height - _MARGIN)
         noise = np.zeros_like(photons[band]) if pair.target_variance is None else pair.target_variance
-        self._error.add(
+        self._errors[is_coarse].add(
             estimate[inner],
             pair.target[inner] / np.float32(level),
             noise[inner] / np.float32(level**2),
             pair.weight[inner],
             self._conditions(given),
         )
+
+
+def _is_other_noise(old: PhotonTransfer, new: PhotonTransfer, mean_units: float) -> bool:
+    """Tell whether a frame of this mean has much more or less noise than was thought before."""
+    before, now = (
+        one.units_per_photon * max(mean_units - one.offset_units, 0.0) + one.read_noise_units**2
+        for one in (old, new)
+    )
+    return not before / _SAME_NOISE <= now <= before * _SAME_NOISE
+
+
+def _errors(network: CausalUNet) -> tuple[HeldOutError, HeldOutError]:
+    """Return what measures the error of whole and of coarse answers: in a sharp image they differ a lot."""
+    usual = network.options.usual_error
+    return HeldOutError(usual), HeldOutError(usual)
 
 
 def _not_negative(image: FloatImage) -> FloatImage:

@@ -83,6 +83,10 @@ class Clip:
     def __len__(self) -> int:
         return len(self.photons)
 
+    def is_lit(self, index: int) -> bool:
+        """Tell whether there is enough light for images to be divided by their own mean."""
+        return bool(self.levels[index] > level_of(0.0, self.read_variance))
+
     def until(self, end: int) -> Clip:
         """Return the first ``end`` frames, sharing memory."""
         first = copy(self)

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.numpy import save
 
 from controller.core.frame import FloatImage
@@ -23,6 +23,9 @@ from controller.learning.process import LearningFailedError, LearningProcess, Me
 from controller.networks.weights import Weights, check
 
 _PATIENCE_S = 600.0
+
+#: 256 MB to keep and to send; the learning process takes five times as much to train from them.
+_PIXELS_MAX = 2**26
 
 
 class LearnerOptions(Settings):
@@ -40,6 +43,15 @@ class LearnerOptions(Settings):
     """Side of the square in the middle of the frames that is learned from."""
     adaptation: AdaptationOptions = AdaptationOptions()
     """How long a proposal is trained, and when it is better."""
+
+    @model_validator(mode="after")
+    def _frames_fit_into_memory(self) -> LearnerOptions:
+        if (pixels := self.frames_max * self.side_px**2) > _PIXELS_MAX:
+            raise ValueError(
+                f"{self.frames_max} frames of {self.side_px} x {self.side_px} pixels are {pixels:.3g}; "
+                f"allowed are {_PIXELS_MAX:.3g}: lower frames_max or side_px"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +98,10 @@ class Learner:
         if movies:
             self._begun = self._frames
             self._job = self._snapshot(save(movies), weights, transfer)
+
+    def convert(self, ratio: float, shift: float) -> None:
+        """Turn the frames there are into those of ``ratio * photons + shift``, before the next one."""
+        self._recent.convert(ratio, shift)
 
     def proposal(self) -> Proposal | None:
         """Return better weights, if there are any by now.

@@ -37,6 +37,13 @@ class RecentFrames:
             if not self._places[0]:
                 self._places.popleft()
 
+    def convert(self, ratio: float, shift: float) -> None:
+        """Turn the frames into those of ``ratio * photons + shift``: the detector is known better now."""
+        for place in self._places:
+            for photons in place:
+                photons *= np.float32(ratio)  # noqa: PLW2901  # in place
+                photons += np.float32(shift)  # noqa: PLW2901
+
     def movies(self) -> list[NDArray[np.float32]]:
         """Return the frames of each place, shape ``(t, y, x)``, but those smaller than 4 x 4 pixels."""
         return [np.stack(place) for place in self._places if min(place[0].shape) >= 4]

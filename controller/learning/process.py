@@ -104,7 +104,8 @@ class LearningProcess:
         threads = str(self._threads)
         environment = {**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
         self._process = subprocess.Popen(  # noqa: S603  # our own module, by its name
-            [sys.executable, "-m", self._module],
+            # -P: nothing is imported from the folder that somebody happens to work in.
+            [sys.executable, "-P", "-m", self._module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,

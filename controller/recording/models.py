@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from controller.core.errors import SessionFolderError
@@ -14,6 +14,9 @@ from controller.recording.documents import ModelDocument
 from controller.recording.layers import sync
 
 MODELS_NAME = "models"
+
+#: An indented card; what comes from a model is at most a part of this.
+CARD_BYTES_MAX = 8 * 1024**2
 
 
 def write_model(folder: Path, change: ModelChange) -> None:
@@ -45,7 +48,7 @@ def read_model(folder: Path, document: ModelDocument) -> ModelChange:
         If they are absent, damaged or too large to be weights.
     """
     path = _weights(folder, document.sha256)
-    weights = _read(path)
+    weights = _read(path, WEIGHTS_BYTES_MAX)
     if hashlib.sha256(weights).hexdigest() != document.sha256:
         raise SessionFolderError(f"{path}: the weights do not match their checksum")
     return ModelChange(
@@ -61,7 +64,7 @@ def read_model(folder: Path, document: ModelDocument) -> ModelChange:
 
 def _read_card(path: Path) -> dict[str, Any]:
     try:
-        card = json.loads(_read(path))
+        card = json.loads(_read(path, CARD_BYTES_MAX))
     except (ValueError, RecursionError) as error:
         raise SessionFolderError(f"{path}: is not JSON: {error}") from error
     if not isinstance(card, dict):
@@ -69,13 +72,17 @@ def _read_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, bytes_max: int) -> bytes:
+    """Return a file's bytes; a device or a pipe, which may never end, is no file."""
     try:
+        if not S_ISREG(path.stat().st_mode):
+            raise SessionFolderError(f"{path}: not a regular file")
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > WEIGHTS_BYTES_MAX:
-                raise SessionFolderError(f"{path}: {size} bytes; allowed are {WEIGHTS_BYTES_MAX}")
-            return file.read()
+            content = file.read(bytes_max + 1)
+        if len(content) > bytes_max:
+            size = path.stat().st_size
+            raise SessionFolderError(f"{path}: {size} bytes; allowed are {bytes_max}")
+        return content
     except OSError as error:
         raise SessionFolderError(f"{path}: {error.strerror}") from error
 
