@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from importlib.metadata import distribution
@@ -82,16 +83,10 @@ def test_no_module_is_named_after_nothing() -> None:
 
 
 def test_nothing_is_unpickled_evaluated_or_executed() -> None:
-    forbidden = (
-        "import pickle",
-        "pickle.load",
-        "eval(",
-        "exec(",
-        "yaml.load(",
-        "allow_pickle=True",
-        "os.system",
+    forbidden = re.compile(
+        # Python's own eval and exec: networks of others have methods of these names.
+        r"import pickle|pickle\.load|(?<![\w.])(eval|exec)\(|yaml\.load\(|allow_pickle=True|os\.system"
     )
     for package in ("controller", "simulator", "policies"):
         for path in (ROOT / package).rglob("*.py"):
-            text = path.read_text()
-            assert not [word for word in forbidden if word in text.replace("ast.literal_eval(", "")], path
+            assert not forbidden.search(path.read_text()), path

@@ -117,7 +117,8 @@ def network_of(weights: Weights) -> CausalUNet:
         options = CausalUNetOptions.model_validate_json(json.dumps(card.options))
     except ValueError as error:
         raise WeightsError(f"weights {weights.sha256[:12]}: options of the card: {error}") from error
-    return fill(CausalUNet(options), weights)
+    network: CausalUNet = fill(CausalUNet(options), weights).train(mode=False)
+    return network
 
 
 def conditions_of(

@@ -167,7 +167,7 @@ def _answers(exported: ExportedNetwork) -> FloatImage:
     if exported.numbers is not None:
         arguments.append(torch.from_numpy(np.array(exported.numbers, np.float32)))
     with torch.inference_mode():
-        answers = exported.network.eval()(*arguments)
+        answers = exported.network.train(mode=False)(*arguments)
     return np.asarray(answers.numpy(), np.float32)
 
 
