@@ -101,4 +101,4 @@ def test_of_sparse_spots_it_may_be_too_wide_but_not_too_narrow() -> None:
 
 @pytest.mark.parametrize("name", MOVIES)
 def test_in_the_first_frame_it_does_in_most(name: str) -> None:
-    assert covered(name, slice(1)) >= 0.85
+    assert covered(name, slice(1)) >= 0.8

@@ -31,6 +31,7 @@ from controller.recording.documents import ModelDocument
 from controller.recording.models import CARD_BYTES_MAX, read_model
 from controller.stages import Stage
 from controller.testing import CONFOCAL
+from tests.denoising.test_adaptation import spoilt
 
 
 def test_the_learning_process_imports_nothing_from_the_folder_it_is_started_in(
@@ -97,9 +98,9 @@ def test_nothing_is_learned_from_darkness() -> None:
 
 def test_one_held_out_piece_is_not_enough_to_call_weights_better() -> None:
     movie = np.random.default_rng(0).poisson(3, (4, 32, 32)).astype(np.float32)
-    options = AdaptationOptions(training=TrainingOptions(steps=4, learning_rate=1e-3), standard_errors=0.0)
-    sample = Sample([movie], PhotonThinning())
-    verdicts = [propose([read_weights(SHIPPED)], sample, options, seed=[seed]) for seed in range(4)]
+    options = AdaptationOptions(training=TrainingOptions(steps=12, learning_rate=3e-3), standard_errors=0.0)
+    sample, worse = Sample([movie], PhotonThinning()), spoilt(read_weights(SHIPPED), 1.0)
+    verdicts = [propose([worse], sample, options, seed=[seed]) for seed in range(4)]
     assert max(verdict.scores_db[1] for verdict in verdicts) > 0, "none looks better, so nothing is tested"
     assert not any(verdict.is_better for verdict in verdicts)
 
