@@ -16,10 +16,10 @@ from controller.cli import app
 from controller.config import load
 from controller.core.errors import ConfigurationError
 from controller.core.frame import Frame
-from controller.denoised_movie import scan_of
 from controller.denoising.causal_unet import CausalUNetDenoiser
-from controller.movie_files import MovieFile
 from controller.networks.weights import read_weights
+from controller.training.denoised_movie import scan_of
+from controller.training.movie_files import MovieFile
 from tests.denoising.test_adaptive_kalman import calcium_movie
 from tests.support import FAKE_HARDWARE
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from controller.before_after import write_before_after
 from controller.cli import app
 from controller.core.decision import Question
 from controller.core.errors import ConfigurationError
@@ -20,7 +19,8 @@ from controller.labels.store import Answer, LabelStore
 from controller.learning.annotations import ImageAnnotations
 from controller.networks.weights import read_weights
 from controller.recording.reader import SessionReader
-from controller.training_images import Reading, _annotations, read_pictures
+from controller.training.image_files import Reading, _annotations, read_pictures
+from controller.training.segmenter_picture import write_before_after
 
 PIXEL_M = 20e-9
 READING = Reading("objects", 16 * PIXEL_M, PIXEL_M)

@@ -39,8 +39,8 @@ def denoise(  # noqa: PLR0913, PLR0917  # one parameter for each option of the c
         check_positive({"--pixel-size": pixel_size, "--units-per-photon": units_per_photon})
         if denoiser == "causal_unet":
             need_torch("the denoiser 'causal_unet'", otherwise="; --denoiser adaptive_kalman needs nothing")
-        from controller.denoised_movie import Denoising, denoise_movie
-        from controller.movie_files import MovieFile
+        from controller.training.denoised_movie import Denoising, denoise_movie
+        from controller.training.movie_files import MovieFile
 
         options = Denoising(denoiser, weights, units_per_photon, offset, pixel_size)  # type: ignore[arg-type]  # checked there
         with MovieFile(movie) as opened, progress_bar("frames", len(opened), quiet=as_json) as done:

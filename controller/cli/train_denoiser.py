@@ -15,7 +15,7 @@ from controller.cli.terminal import JsonOption, errors_told
 from controller.cli.train import train_app
 
 if TYPE_CHECKING:
-    from controller.denoiser_trial import Material, Trial
+    from controller.training.denoiser_trial import Material, Trial
 
 
 @train_app.command("denoiser")
@@ -49,14 +49,14 @@ def train_denoiser(  # noqa: PLR0913, PLR0917  # one parameter for each option o
         need_torch("training")
         _check_target(output)
         from controller.core.errors import ConfigurationError
-        from controller.denoiser_picture import write_side_by_side
-        from controller.denoiser_trial import Detector, materials_of, try_denoiser
         from controller.denoising.adaptation import AdaptationOptions
         from controller.denoising.causal_network import network_of
         from controller.denoising.causal_unet import SHIPPED
         from controller.denoising.training import TrainingOptions
-        from controller.movie_files import MovieFile
         from controller.networks.weights import WeightsError, read_weights, write_weights
+        from controller.training.denoiser_picture import write_side_by_side
+        from controller.training.denoiser_trial import Detector, materials_of, try_denoiser
+        from controller.training.movie_files import MovieFile
 
         try:
             weights = read_weights(parent or SHIPPED)

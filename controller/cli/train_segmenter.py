@@ -16,7 +16,7 @@ from controller.cli.train import train_app
 if TYPE_CHECKING:
     from controller.networks.weights import Weights
     from controller.segmentation.training import Checkpoint
-    from controller.segmenter_trial import Trial
+    from controller.training.segmenter_trial import Trial
 
 
 @train_app.command("segmenter")
@@ -50,13 +50,13 @@ def train_segmenter(  # noqa: PLR0913, PLR0917  # one parameter for each option 
     with errors_told(as_json):
         _check_numbers(object_size, pixel_size, units_per_photon)
         _need_torch()
-        from controller.before_after import write_before_after
         from controller.networks.weights import write_weights
         from controller.segmentation.network_options import options_of
         from controller.segmentation.small_unet import SmallUNetSegmenter
         from controller.segmentation.training import TrainingOptions
-        from controller.segmenter_trial import TrialOptions, try_segmenter
-        from controller.training_images import Reading, read_pictures
+        from controller.training.image_files import Reading, read_pictures
+        from controller.training.segmenter_picture import write_before_after
+        from controller.training.segmenter_trial import TrialOptions, try_segmenter
 
         weights = _start_weights(start)
         network = options_of(weights.card)

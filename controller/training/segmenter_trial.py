@@ -24,7 +24,7 @@ from controller.segmentation.resampling import labels_resampled, photons_resampl
 from controller.segmentation.small_unet import SmallUNetSegmenter
 from controller.segmentation.spots import LogSpotSegmenter, WaveletSpotSegmenter, in_photons
 from controller.segmentation.training import Checkpoint, TrainingOptions, train
-from controller.training_images import Picture
+from controller.training.image_files import Picture
 
 #: Images are cut into tiles of at most this many pixels of the network, so that some can be held out.
 _TILE_PX = 128

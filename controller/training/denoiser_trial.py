@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from controller.core.errors import ConfigurationError
 from controller.core.frame import FloatImage, Frame
-from controller.denoised_movie import detector_in_words, first_frames, scan_of
 from controller.denoising.adaptation import AdaptationOptions, Sample, held_out_errors, propose, split
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.denoising.causal_network import CausalUNet, network_of
 from controller.denoising.clips import Clip, Example
 from controller.denoising.corruption import PhotonThinning, Recorruption, choose_corruption
 from controller.denoising.photon_transfer import PhotonTransfer, find_photon_transfer
-from controller.movie_files import MovieFile
 from controller.networks.weights import Weights
+from controller.training.denoised_movie import detector_in_words, first_frames, scan_of
+from controller.training.movie_files import MovieFile
 
 #: Pieces of movies are squares of at most so many pixels and windows of at most so many frames.
 _SIDE_PX, _WINDOW_FRAMES = 160, 160

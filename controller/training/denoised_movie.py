@@ -17,7 +17,7 @@ from controller.core.protocols import Denoiser
 from controller.core.settings import MAX_PIXELS, Region, ScanSettings
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.denoising.photon_transfer import find_photon_transfer
-from controller.movie_files import MovieFile
+from controller.training.movie_files import MovieFile
 
 DenoiserName = Literal["causal_unet", "adaptive_kalman"]
 

@@ -1,0 +1,1 @@
+"""What ``stedfast train`` and ``stedfast denoise`` do with files: read them, learn, judge, draw."""
