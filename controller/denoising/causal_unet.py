@@ -185,7 +185,7 @@ class CausalUNetDenoiser:
         Raises
         ------
         LearningFailedError
-            If that process failed; the next proposal starts another.
+            If that process failed. A session does not ask again then.
         """
         proposal = self._learner.proposal() if self._learner else None
         if proposal is None:

@@ -109,7 +109,7 @@ class Learner:
         Raises
         ------
         LearningFailedError
-            If the process failed; the next proposal starts another.
+            If the process failed. If somebody asks again, the next proposal starts another.
         """
         if self._job is not None:
             job, self._job = self._job, None

@@ -31,6 +31,8 @@ _SHIPPED_FOLDER = Path(__file__).parent / "weights"
 _USUAL_SIZE_M = {"spots": 1e-7, "objects": 1e-5}
 #: No image is made finer than this: what is not in its pixels does not come from more of them.
 _FINEST = 4.0
+#: More than this do not fit into the memory of the computer at a microscope.
+_LARGEST_PIXELS = 2**24
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,6 +157,11 @@ class SmallUNetSegmenter:
         if 1 / self.options.resample_beyond <= factor <= self.options.resample_beyond:
             factor = 1.0
         rows, columns = (max(1, round(side * factor)) for side in frame.photons.shape)
+        if rows * columns > _LARGEST_PIXELS:
+            raise MemoryError(
+                f"{rows} x {columns} pixels at the scale of the network are more than {_LARGEST_PIXELS}; "
+                f"scan coarser or less, or say that objects are larger (object_size_m)"
+            )
         return rows, columns
 
 

@@ -19,7 +19,7 @@ from controller.segmentation.resampling import labels_resampled, map_resampled, 
 from controller.segmentation.small_unet import SHIPPED, SmallUNetSegmenter, find_weights
 from controller.segmentation.spots import binary_entropy_bits
 from controller.segmentation.training import build
-from controller.testing import SegmenterContract, resources
+from controller.testing import CONFOCAL, SegmenterContract, resources
 
 PIXEL_M = 20e-9
 SPOT_M = 3.06 * PIXEL_M
@@ -252,3 +252,13 @@ def test_maps_and_labels_come_back_to_where_they_were() -> None:
     np.testing.assert_array_equal(map_resampled(labels.astype(np.float32), (24, 24)), labels)
     lost = labels_resampled(np.array([[1, 2, 3, 4, 5, 6, 7, 8]], np.int32), (1, 3))
     assert set(np.unique(lost)) == {1, 2, 3}
+
+
+def test_an_image_that_would_be_made_too_large_is_refused_with_the_way_out() -> None:
+    size_m = 2048 * 80e-9
+    scan = CONFOCAL.replace(
+        pixel_size_m=80e-9, region=Region(center_yx_m=(0.0, 0.0), size_yx_m=(size_m, size_m))
+    )
+    frame = Frame(np.zeros((2048, 2048), np.uint8), scan, 0, 0.0)
+    with pytest.raises(MemoryError, match="object_size_m"):
+        segmenter(object_size_m=60e-9).step(frame, None)
