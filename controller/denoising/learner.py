@@ -88,10 +88,15 @@ class Learner:
     def show(
         self, photons: FloatImage, weights: Weights, transfer: PhotonTransfer, *, is_new_place: bool
     ) -> None:
-        """Take in a frame; ``weights`` are those in use. Costs a copy, and now and then a snapshot."""
+        """Take in a frame; ``weights`` are those in use. Costs a copy, and now and then a snapshot.
+
+        No proposal is begun while neighbours share noise, or its size is not known: what is learned from and
+        what judges are not independent then. On real movies of such noise, weights that scored better were
+        worse.
+        """
         self._frames += 1
         self._recent.add(photons, is_new_place=is_new_place)
-        if self._frames < self._next or self._is_busy():
+        if self._frames < self._next or self._is_busy() or not transfer.splits:
             return
         self._next = self._frames + self.options.every_frames
         movies = {f"{n:06d}": movie for n, movie in enumerate(self._recent.movies())}

@@ -45,6 +45,9 @@ from controller.denoising.noise_tiles import (
 
 Trust = Literal["counts", "line", "gain only", "assumed", "processed"]
 
+#: Neighbours whose noise is correlated more than this must not predict each other.
+CORRELATED = 0.1
+
 #: More pixels say nothing more: the newest frames that hold so many are used, but at least so many.
 _PIXELS_MAX = 2_000_000
 _FRAMES_MIN = 8
@@ -120,6 +123,12 @@ class PhotonTransfer:
         if self.saturated_units is None:
             return np.inf
         return (self.saturated_units - self.offset_units) / self.units_per_photon
+
+    @property
+    def splits(self) -> bool:
+        """Tell whether a frame can be taken apart into two whose noise is independent beyond doubt."""
+        shared = max(abs(self.correlation_y), abs(self.correlation_x))
+        return self.trust in {"counts", "line", "gain only"} and shared <= CORRELATED
 
     @property
     def _is_identity(self) -> bool:

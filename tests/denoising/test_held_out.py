@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from controller.core.frame import Denoised
 from controller.denoising.causal_unet import CausalUNetDenoiser
-from controller.denoising.held_out import HeldOutError
+from controller.denoising.held_out import WIDER, HeldOutError
 from tests.denoising.test_adaptive_kalman import calcium_movie, frame
 
 CONDITIONS = np.log(np.array([0.5, 0.4, 0.3, 0.2, 0.1], np.float32))
@@ -19,13 +19,13 @@ def estimate_of_wrong_size(scale: float) -> tuple[HeldOutError, Image, float]:
     rng = np.random.default_rng(0)
     held_out = HeldOutError()
     truth = rng.uniform(0.3, 3.0, (64, 64))
-    expected = held_out.std(truth.astype(np.float32), CONDITIONS) ** 2
+    expected = (held_out.std(truth.astype(np.float32), CONDITIONS) / WIDER) ** 2
     for _ in range(40):
         estimate = (truth + rng.normal(0, np.sqrt(scale * expected))).astype(np.float32)
         target = (truth + rng.normal(0, 0.4, truth.shape)).astype(np.float32)
         known = np.full(truth.shape, 0.16, np.float32)
         held_out.add(estimate, target, known, np.ones_like(target), CONDITIONS)
-    found = held_out.std(truth.astype(np.float32), CONDITIONS) ** 2
+    found = (held_out.std(truth.astype(np.float32), CONDITIONS) / WIDER) ** 2
     return held_out, found / expected, float(expected.mean())
 
 
@@ -39,7 +39,7 @@ def test_what_was_measured_can_be_forgotten() -> None:
     held_out, _, usual = estimate_of_wrong_size(4.0)
     held_out.forget()
     truth = np.random.default_rng(0).uniform(0.3, 3.0, (64, 64)).astype(np.float32)
-    assert float((held_out.std(truth, CONDITIONS) ** 2).mean()) == pytest.approx(usual)
+    assert float(((held_out.std(truth, CONDITIONS) / WIDER) ** 2).mean()) == pytest.approx(usual)
 
 
 def test_pixels_that_do_not_count_change_nothing() -> None:

@@ -120,3 +120,22 @@ def test_places_smaller_than_the_network_can_take_are_left_out() -> None:
     recent = RecentFrames(5, 16)
     recent.add(np.ones((3, 20), np.float32), is_new_place=True)
     assert recent.movies() == []
+
+
+@pytest.mark.parametrize(
+    "transfer",
+    [
+        PhotonTransfer(1.0, 0.0, 0.0, 0.47, 0.0, None, "gain only"),
+        PhotonTransfer(1.0, 0.0, 0.0, 0.0, 0.0, None, "assumed"),
+    ],
+)
+def test_nothing_is_learned_from_noise_that_cannot_be_taken_apart(transfer: PhotonTransfer) -> None:
+    assert not transfer.splits
+    assert COUNTS.splits
+    with learner() as one:
+        for index in range(40):
+            one.show(MOVIE[index], start(), transfer, is_new_place=index == 0)
+            assert one.proposal() is None
+        # Only the noise was in the way.
+        one.show(MOVIE[40], start(), COUNTS, is_new_place=False)
+        assert one._begun == 41

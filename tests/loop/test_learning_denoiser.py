@@ -35,6 +35,7 @@ fallback = "raw"
 deadline_s = 5.0
 [denoiser.options]
 weights = "start.safetensors"
+detector = { units_per_photon = 1.0 }
 [denoiser.options.learner]
 first_frames = 6
 every_frames = 50
