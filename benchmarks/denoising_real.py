@@ -28,13 +28,8 @@ from controller.core.protocols import Denoiser
 from controller.denoising.adaptation import AdaptationOptions, Sample, propose
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.denoising.causal_unet import SHIPPED, CausalUNetDenoiser
-from controller.denoising.corruption import (
-    CORRELATED,
-    Recorruption,
-    choose_corruption,
-    split_photons,
-)
-from controller.denoising.photon_transfer import PhotonTransfer, find_photon_transfer
+from controller.denoising.corruption import Recorruption, choose_corruption, split_photons
+from controller.denoising.photon_transfer import CORRELATED, PhotonTransfer, find_photon_transfer
 from controller.networks.weights import Weights, read_weights
 
 #: Part of the frames, the first ones, that networks may learn from; the rest judges.
