@@ -26,6 +26,8 @@ from controller.networks.weights import pack, write_weights
 from pretraining.movies import LICENCE, SimulatedMovie, movies
 
 SHIPPED = Path("controller/denoising/weights/causal_unet.safetensors")
+#: Frames at which the error is compared with what the network was told: short pasts and long ones.
+_JUDGED = (0, 1, 2, 4, 8, 16, 32, 64)
 _HELD_OUT, _HELD_OUT_SEED = 24, 1_000_000
 
 
@@ -63,7 +65,7 @@ def usual_error(network: CausalUNet, clips: list[Clip]) -> tuple[float, ...]:
     edges = np.geomspace(0.1, 10, 12)
     for clip in clips:
         truth = clip.photons if clip.truth is None else clip.truth
-        for index in (0, 1, 2, 4, 8, 16, 32, 64, len(clip) - 1):
+        for index in (*(n for n in _JUDGED if n < len(clip) - 1), len(clip) - 1):
             example = clip.example(index, (slice(None), slice(None)), np.random.default_rng(0))
             images, conditions = (torch.from_numpy(a)[None] for a in (example.images, example.conditions))
             with torch.inference_mode():
@@ -110,7 +112,7 @@ def main() -> None:
 
     train(network, clips, training, rng, tell)
     held_out = [clip_of(m, options) for m in movies(_HELD_OUT, seed=_HELD_OUT_SEED, **size)]
-    gains = [gain_db(network, clip, start=40) for clip in held_out]
+    gains = [gain_db(network, clip, start=arguments.frames // 3) for clip in held_out]
     learned = (
         f"{arguments.movies} simulated movies of {arguments.frames} frames of {arguments.side} x "
         f"{arguments.side} pixels (pretraining.movies, seed {arguments.seed}), {LICENCE}"
