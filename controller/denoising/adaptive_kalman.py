@@ -28,10 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from controller.core.continuity import brightness_ratio
 from controller.core.frame import Denoised, FloatImage, Frame
 from controller.core.protocols import Clock, Resources
 from controller.core.settings import NonNegative, Positive, ScanSettings, Settings
-from controller.denoising.continuity import brightness_ratio
 from controller.denoising.raw import checked_photons
 
 #: More in one pixel is a mistake in a unit, and its square would leave float32.

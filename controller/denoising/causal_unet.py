@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
 from controller.core.clock import SimulatedClock
+from controller.core.continuity import brightness_ratio
 from controller.core.errors import ConfigurationError
 from controller.core.frame import Denoised, FloatImage, Frame
 from controller.core.protocols import Clock, ModelChange, Resources
@@ -25,7 +26,6 @@ from controller.core.settings import ScanSettings, Settings
 from controller.denoising.averages import MovingAverages
 from controller.denoising.causal_network import CausalUNet, conditions_of, network_of
 from controller.denoising.clips import level_of
-from controller.denoising.continuity import brightness_ratio
 from controller.denoising.held_out import HeldOutError
 from controller.denoising.learner import Learner, LearnerOptions
 from controller.denoising.noise_model import DetectorOptions, NoiseModel

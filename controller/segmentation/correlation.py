@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage, special
 
+from controller.core.continuity import brightness_ratio
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.protocols import Resources
 from controller.core.settings import NonNegative, Positive, ScanSettings, Settings
@@ -53,6 +54,10 @@ _FEWEST_FRAMES = 10
 
 #: Half a photon under the kernel (sigma 1 pixel) that the mean is smoothed with: darkness is never certain.
 _FLOOR_PHOTONS = 0.04
+
+
+#: What fluctuated in much more or less light says nothing of now.
+_LARGEST_CHANGE = 2.0
 
 
 @dataclass(slots=True)
@@ -230,21 +235,12 @@ def _carried_over(state: _State | None, settings: ScanSettings, shape: tuple[int
     """Return the state with the mean scaled to the light of ``settings``, ``None`` if it does not apply."""
     if state is None or state.mean.shape != shape:
         return None
-    same = ("region", "focus_m", "pixel_size_m", "modality", "sted_w")
-    if any(getattr(state.settings, name) != getattr(settings, name) for name in same):
+    ratio = brightness_ratio(state.settings, settings)
+    if ratio is None or not 1 / _LARGEST_CHANGE <= ratio <= _LARGEST_CHANGE:
         return None
-    before, now = _brightness(state.settings), _brightness(settings)
-    if before != now:
-        if not (before > 0 and 0.5 <= now / before <= 2):
-            return None
-        state.mean = state.mean * (now / before)
+    if ratio != 1:
+        state.mean = state.mean * ratio
     return state
-
-
-def _brightness(settings: ScanSettings) -> float:
-    """Return what the expected photon count of a pixel is proportional to."""
-    order = 2 if settings.modality == "two_photon" else 1
-    return settings.excitation_w**order * settings.pixel_time_s
 
 
 def _blur_weights(sigma: float) -> Image:

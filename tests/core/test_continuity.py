@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
+from controller.core.continuity import brightness_ratio
 from controller.core.settings import AdaptiveIllumination, AdaptiveStep, Region, ScanSettings
-from controller.denoising.continuity import brightness_ratio
 
 SCAN = ScanSettings(
     modality="confocal",
