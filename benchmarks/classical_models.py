@@ -19,10 +19,10 @@ import tifffile
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.measures import Matches, average_precision, match_objects, match_spots, spot_places
 from benchmarks.movies import PIXEL_M, Image, as_frame, calcium_movie
 from controller.core.protocols import Segmenter
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
+from controller.learning.measures import Matches, average_precision, match_objects, match_spots, spot_places
 from controller.segmentation.correlation import CorrelationImageSegmenter
 from controller.segmentation.objects import ThresholdWatershedSegmenter
 from controller.segmentation.spots import LogSpotSegmenter, WaveletSpotSegmenter

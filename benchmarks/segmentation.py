@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.classical_models import SPOT_SIGMA, print_medians, segmenters, spot_image
-from benchmarks.measures import (
+from benchmarks.movies import PIXEL_M, as_frame
+from benchmarks.segmentation_annotations import KINDS, annotated, seconds
+from controller.core.frame import Denoised, Frame, Segmentation
+from controller.core.protocols import Segmenter
+from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
+from controller.learning.calibration import brier_score, error_auroc, expected_calibration_error
+from controller.learning.measures import (
     OVERLAPS,
     average_precision,
     boundary_f1,
@@ -30,12 +36,6 @@ from benchmarks.measures import (
     match_spots,
     spot_places,
 )
-from benchmarks.movies import PIXEL_M, as_frame
-from benchmarks.segmentation_annotations import KINDS, annotated, seconds
-from controller.core.frame import Denoised, Frame, Segmentation
-from controller.core.protocols import Segmenter
-from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
-from controller.learning.calibration import brier_score, error_auroc, expected_calibration_error
 from controller.networks.weights import Weights
 from controller.segmentation.labelled_image import LabelledImage
 from controller.segmentation.network_options import options_of

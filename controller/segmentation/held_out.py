@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize, special
 
+from controller.learning.measures import Matches, match_objects, match_spots
 from controller.learning.rasterise import Target
 from controller.segmentation.heads import head_maps, instances
 from controller.segmentation.network_options import Kind, NetworkOptions
@@ -22,24 +23,6 @@ _SPOT_TOLERANCE, _LEAST_OVERLAP = 0.65, 0.5
 #: Differences of F1 that mean nothing.
 _AS_GOOD = 0.005
 _THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7)
-
-
-@dataclass(frozen=True, slots=True)
-class Matches:
-    """How many objects were found, invented and missed."""
-
-    found: int = 0
-    invented: int = 0
-    missed: int = 0
-
-    def __add__(self, other: Matches) -> Matches:
-        return Matches(self.found + other.found, self.invented + other.invented, self.missed + other.missed)
-
-    @property
-    def f1(self) -> float:
-        """Return 2 found / (2 found + invented + missed); 1 if there was nothing, and nothing was found."""
-        total = 2 * self.found + self.invented + self.missed
-        return 2 * self.found / total if total else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +41,17 @@ def matches(labels: NDArray[np.int32], truth: NDArray[np.int32], kind: Kind, obj
     """
     labels = _without_unlabelled(labels, truth)
     if kind == "objects":
-        return _overlapping(labels, np.maximum(truth, 0))
-    return _near(_centers(labels), _centers(np.maximum(truth, 0)), _SPOT_TOLERANCE * object_px)
+        found: Matches = match_objects(labels, np.maximum(truth, 0), _LEAST_OVERLAP)
+    else:
+        found = match_spots(_centers(labels), _centers(np.maximum(truth, 0)), _SPOT_TOLERANCE * object_px)
+    return Matches(found.hits, found.wrong, found.missed)
 
 
 def score(
     answers: Iterable[tuple[NDArray[np.int32], NDArray[np.int32]]], kind: Kind, object_px: float
 ) -> Score:
     """Return the score of pairs of labels and truth, all their objects and pixels taken together."""
-    found = Matches()
+    found = Matches(0, 0, 0)
     shared = claimed = 0
     for labels, truth in answers:
         found += matches(labels, truth, kind, object_px)
@@ -102,7 +87,7 @@ def fitted(
         at = options.replace(center_threshold=threshold)
         pairs = zip(maps, labels, strict=True)
         counted = (matches(instances(m, at), truth, at.kind, at.object_px) for m, truth in pairs)
-        return sum(counted, Matches()).f1
+        return sum(counted, Matches(0, 0, 0)).f1
 
     scores = {threshold: f1(threshold) for threshold in _THRESHOLDS}
     # Of those that are as good within chance, the highest: it finds least in empty images.
@@ -151,27 +136,8 @@ def _without_unlabelled(labels: NDArray[np.int32], truth: NDArray[np.int32]) -> 
     return np.where((2 * beyond > areas)[labels], 0, labels).astype(np.int32)
 
 
-def _overlapping(labels: NDArray[np.int32], truth: NDArray[np.int32]) -> Matches:
-    ours, theirs = (np.unique(image, return_inverse=True) for image in (labels, truth))
-    counts = np.zeros((len(ours[0]), len(theirs[0])))
-    np.add.at(counts, (ours[1].ravel(), theirs[1].ravel()), 1)
-    union = counts.sum(1)[:, None] + counts.sum(0)[None] - counts
-    is_object = np.ix_(ours[0] > 0, theirs[0] > 0)
-    hits = int(np.count_nonzero((counts / np.maximum(union, 1))[is_object] > _LEAST_OVERLAP))
-    return Matches(hits, int((ours[0] > 0).sum()) - hits, int((theirs[0] > 0).sum()) - hits)
-
-
 def _centers(labels: NDArray[np.int32]) -> NDArray[np.float64]:
     numbers = np.unique(labels)
     numbers = numbers[numbers > 0]
     centers = ndimage.center_of_mass(labels > 0, labels, numbers)
     return np.asarray(centers, np.float64).reshape(-1, 2)
-
-
-def _near(ours: NDArray[np.float64], theirs: NDArray[np.float64], tolerance: float) -> Matches:
-    if not len(ours) or not len(theirs):
-        return Matches(0, len(ours), len(theirs))
-    distance = np.linalg.norm(ours[:, None] - theirs[None], axis=2)
-    rows, columns = optimize.linear_sum_assignment(np.minimum(distance, 2 * tolerance))
-    hits = int(np.count_nonzero(distance[rows, columns] <= tolerance))
-    return Matches(hits, len(ours) - hits, len(theirs) - hits)

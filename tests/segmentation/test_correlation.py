@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from benchmarks.measures import Matches, match_objects
 from controller.core.frame import Denoised, Frame
 from controller.core.protocols import Plugin, Segmenter
 from controller.core.settings import Region, ScanSettings
+from controller.learning.measures import Matches, match_objects
 from controller.segmentation.correlation import CorrelationImageSegmenter
 from controller.segmentation.objects import ThresholdWatershedSegmenter
 from controller.testing import SegmenterContract, resources

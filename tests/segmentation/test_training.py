@@ -12,10 +12,11 @@ from controller.learning.annotations import (
     Rectangle,
     TagAnnotation,
 )
+from controller.learning.measures import Matches
 from controller.learning.weak_losses import Targets
 from controller.networks.weights import Weights, WeightsError, pack
 from controller.segmentation.heads import head_maps, instances
-from controller.segmentation.held_out import Matches, fitted, matches, score
+from controller.segmentation.held_out import fitted, matches, score
 from controller.segmentation.labelled_image import LabelledImage, example_of
 from controller.segmentation.network_inputs import CHANNELS, network_inputs
 from controller.segmentation.network_options import ARCHITECTURE, NetworkOptions, options_of
@@ -252,10 +253,10 @@ def test_objects_match_by_overlap_and_spots_by_their_places() -> None:
     truth[2:8, 2:8], truth[12:18, 12:18] = 1, 2
     found = np.zeros_like(truth)
     found[2:8, 3:8], found[12:15, 12:15], found[2:5, 14:17] = 1, 2, 3
-    assert matches(found, truth, "objects", 6.0) == Matches(found=1, invented=2, missed=1)
-    assert matches(found, truth, "spots", 6.0) == Matches(found=2, invented=1, missed=0)
+    assert matches(found, truth, "objects", 6.0) == Matches(hits=1, wrong=2, missed=1)
+    assert matches(found, truth, "spots", 6.0) == Matches(hits=2, wrong=1, missed=0)
     truth[:6, 12:] = UNLABELLED
-    assert matches(found, truth, "spots", 6.0) == Matches(found=2, invented=0, missed=0)
+    assert matches(found, truth, "spots", 6.0) == Matches(hits=2, wrong=0, missed=0)
     assert matches(np.zeros_like(truth), np.zeros_like(truth), "spots", 6.0).f1 == 1.0
 
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from benchmarks.measures import (
+from controller.core.frame import Segmentation
+from controller.learning.measures import (
     OVERLAPS,
     ObjectMatches,
     average_precision,
@@ -18,7 +19,6 @@ from benchmarks.measures import (
     match_spots,
     spot_places,
 )
-from controller.core.frame import Segmentation
 
 
 def squares(*places: tuple[int, int, int]) -> NDArray[np.int32]:
