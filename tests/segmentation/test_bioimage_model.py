@@ -16,9 +16,9 @@ import pytest
 from controller.core.errors import ConfigurationError
 from controller.core.frame import Frame
 from controller.core.protocols import Segmenter
-from controller.core.settings import Region, ScanSettings
 from controller.segmentation.bioimage_model import BioimageSegmenter
 from controller.testing import SegmenterContract, resources
+from tests.support import frame_of
 
 pytest.importorskip("bioimageio.core", reason="needs the extra bioimageio")
 onnx = pytest.importorskip("onnx", reason="needs the extra bioimageio")
@@ -95,16 +95,7 @@ def segmenter(data: bytes, **options: Any) -> BioimageSegmenter:
 
 
 def frame(photons: object, pixel_size_m: float = PIXEL_M) -> Frame:
-    image = np.asarray(photons)
-    rows, columns = (n * pixel_size_m for n in image.shape)
-    scan = ScanSettings(
-        modality="confocal",
-        region=Region(center_yx_m=(0.0, 0.0), size_yx_m=(rows, columns)),
-        pixel_size_m=pixel_size_m,
-        dwell_s=1e-5,
-        excitation_w=1e-5,
-    )
-    return Frame(image, scan, 0, 0.0)
+    return frame_of(photons, pixel_size_m)
 
 
 @pytest.fixture(autouse=True)

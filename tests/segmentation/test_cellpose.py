@@ -14,10 +14,10 @@ from scipy import ndimage
 from controller.core.errors import ConfigurationError
 from controller.core.frame import Frame
 from controller.core.protocols import Segmenter
-from controller.core.settings import Region, ScanSettings
 from controller.segmentation.cellpose import CellposeSegmenter
 from controller.segmentation.foreign_files import ForeignModelError
 from controller.testing import SegmenterContract, resources
+from tests.support import frame_of
 
 torch = pytest.importorskip("torch", reason="needs the extra learn")
 
@@ -96,16 +96,7 @@ def segmenter(path: Path, **options: Any) -> CellposeSegmenter:
 
 
 def frame(photons: object, pixel_size_m: float = PIXEL_M) -> Frame:
-    image = np.asarray(photons)
-    rows, columns = (n * pixel_size_m for n in image.shape)
-    scan = ScanSettings(
-        modality="confocal",
-        region=Region(center_yx_m=(0.0, 0.0), size_yx_m=(rows, columns)),
-        pixel_size_m=pixel_size_m,
-        dwell_s=1e-5,
-        excitation_w=1e-5,
-    )
-    return Frame(image, scan, 0, 0.0)
+    return frame_of(photons, pixel_size_m)
 
 
 @pytest.mark.usefixtures("fake")

@@ -6,26 +6,16 @@ from numpy.typing import NDArray
 
 from controller.core.frame import Denoised, Frame
 from controller.core.protocols import Plugin, Segmenter
-from controller.core.settings import Region, ScanSettings
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.segmentation.objects import ThresholdWatershedSegmenter
+from tests.support import frame_of
 
 DIAMETER = 20
 PIXEL_M = 0.5e-6
 
 
 def frame(photons: object, pixel_size_m: float = PIXEL_M) -> Frame:
-    image = np.asarray(photons)
-    scan = ScanSettings(
-        modality="overview",
-        region=Region(
-            center_yx_m=(0.0, 0.0), size_yx_m=(image.shape[0] * pixel_size_m, image.shape[1] * pixel_size_m)
-        ),
-        pixel_size_m=pixel_size_m,
-        dwell_s=1e-5,
-        excitation_w=1e-5,
-    )
-    return Frame(image, scan, 0, 0.0)
+    return frame_of(photons, pixel_size_m)
 
 
 def discs(size: int = 160) -> NDArray[np.int64]:

@@ -13,10 +13,10 @@ from scipy import ndimage
 from controller.core.errors import ConfigurationError
 from controller.core.frame import Denoised, Frame
 from controller.core.protocols import Segmenter
-from controller.core.settings import Region, ScanSettings
 from controller.segmentation.foreign_files import ForeignModelError
 from controller.segmentation.onnx_model import OnnxSegmenter
 from controller.testing import SegmenterContract, resources
+from tests.support import frame_of
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
@@ -51,16 +51,7 @@ def copying_model(shape: Any = FREE) -> bytes:
 
 
 def frame(photons: object, pixel_size_m: float = PIXEL_M) -> Frame:
-    image = np.asarray(photons)
-    rows, columns = (n * pixel_size_m for n in image.shape)
-    scan = ScanSettings(
-        modality="confocal",
-        region=Region(center_yx_m=(0.0, 0.0), size_yx_m=(rows, columns)),
-        pixel_size_m=pixel_size_m,
-        dwell_s=1e-5,
-        excitation_w=1e-5,
-    )
-    return Frame(image, scan, 0, 0.0)
+    return frame_of(photons, pixel_size_m)
 
 
 def discs(shape: tuple[int, int], centres: list[tuple[int, int]], radius: float) -> NDArray[np.float64]:

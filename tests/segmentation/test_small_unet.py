@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from controller.core.errors import ConfigurationError
 from controller.core.frame import Denoised, Frame
 from controller.core.protocols import Plugin
-from controller.core.settings import Region, ScanSettings
+from controller.core.settings import Region
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.networks.modules import tensors_of
 from controller.networks.weights import Weights, pack, write_weights
@@ -20,22 +20,14 @@ from controller.segmentation.small_unet import SHIPPED, SmallUNetSegmenter, find
 from controller.segmentation.spots import binary_entropy_bits
 from controller.segmentation.training import build
 from controller.testing import CONFOCAL, SegmenterContract, resources
+from tests.support import frame_of
 
 PIXEL_M = 20e-9
 SPOT_M = 3.06 * PIXEL_M
 
 
 def frame(photons: object, pixel_size_m: float = PIXEL_M) -> Frame:
-    image = np.asarray(photons)
-    rows, columns = image.shape
-    scan = ScanSettings(
-        modality="confocal",
-        region=Region(center_yx_m=(0.0, 0.0), size_yx_m=(rows * pixel_size_m, columns * pixel_size_m)),
-        pixel_size_m=pixel_size_m,
-        dwell_s=1e-5,
-        excitation_w=1e-5,
-    )
-    return Frame(image, scan, 0, 0.0)
+    return frame_of(photons, pixel_size_m)
 
 
 def spots(peak: float = 10.0, ground: float = 0.5, size: int = 96) -> tuple[NDArray[np.float64], int]:

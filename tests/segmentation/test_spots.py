@@ -9,10 +9,10 @@ from scipy import ndimage, optimize
 
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.protocols import Plugin, Segmenter
-from controller.core.settings import Region, ScanSettings
 from controller.denoising.adaptive_kalman import AdaptiveKalmanDenoiser
 from controller.denoising.raw import RawDenoiser
 from controller.segmentation.spots import LogSpotSegmenter, WaveletSpotSegmenter
+from tests.support import frame_of
 
 Method = type[LogSpotSegmenter] | type[WaveletSpotSegmenter]
 METHODS: list[Method] = [LogSpotSegmenter, WaveletSpotSegmenter]
@@ -22,16 +22,7 @@ FWHM_M = 2.355 * SIGMA_PIXELS * PIXEL_M
 
 
 def frame(photons: object, pixel_size_m: float = PIXEL_M) -> Frame:
-    image = np.asarray(photons)
-    size = tuple(n * pixel_size_m for n in image.shape)
-    scan = ScanSettings(
-        modality="confocal",
-        region=Region(center_yx_m=(0.0, 0.0), size_yx_m=(size[0], size[1])),
-        pixel_size_m=pixel_size_m,
-        dwell_s=1e-5,
-        excitation_w=1e-5,
-    )
-    return Frame(image, scan, 0, 0.0)
+    return frame_of(photons, pixel_size_m)
 
 
 def spots(
