@@ -11,6 +11,7 @@ from controller.learning.annotations import ImageAnnotations
 from controller.learning.augmentation import Augmentation, Sample
 from controller.learning.rasterise import Target
 from controller.networks.small_unet import MULTIPLE_OF
+from controller.segmentation.imbalance import Imbalance
 from controller.segmentation.network_inputs import network_inputs
 from controller.segmentation.network_options import NetworkOptions
 from controller.segmentation.network_targets import UNLABELLED, target_of_annotations, target_of_labels
@@ -58,10 +59,11 @@ class Example:
         """Tell whether it says something of the image as a whole, so that no part may be cut out."""
         return bool((self.target.tags == 1).any())
 
-    def patch(self, side_px: int, augmentation: Augmentation, rng: np.random.Generator) -> Example:
+    def patch(
+        self, side_px: int, augmentation: Augmentation, imbalance: Imbalance, rng: np.random.Generator
+    ) -> Example:
         """Return a square part of it by chance, changed as ``augmentation`` says."""
-        rows, columns = self.inputs.shape[1:]
-        row, column = (int(rng.integers(0, side - side_px + 1)) for side in (rows, columns))
+        row, column = imbalance.corner(self.target.classes, side_px, rng)
         where = slice(row, row + side_px), slice(column, column + side_px)
         target = self.target.cropped(*where)
         sample = augmentation(Sample(self.inputs[:, where[0], where[1]], target.planes()), rng)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from controller.core.settings import Settings
@@ -26,6 +26,7 @@ from controller.networks.modules import fill, tensors_of
 from controller.networks.small_unet import SmallUNet, SmallUNetOptions
 from controller.networks.weights import Tensors, Weights, pack
 from controller.segmentation.held_out import fitted
+from controller.segmentation.imbalance import Imbalance
 from controller.segmentation.labelled_image import Example, LabelledImage, example_of
 from controller.segmentation.network_options import ARCHITECTURE, NetworkOptions, options_of
 
@@ -46,9 +47,19 @@ class TrainingOptions(Settings):
     augmentation: Augmentation = Augmentation(steps=(Flip(axis="y"), Flip(axis="x"), Rotate90()))
     """What is done to each patch. Less light is not: what a network sees is in units of the noise, so make
     dimmer images instead (:class:`~controller.learning.augmentation.IntensityScale`)."""
+    imbalance: Imbalance = Imbalance()
+    """What is done about rare classes."""
     # Centres are rare, and depths are between 0 and 1.
     loss: LossOptions = LossOptions(weights=TermWeights(centres=5.0, distances=2.0), distance_unit_px=1.0)
     """What each kind of label counts, and what is assumed beyond them."""
+
+    @model_validator(mode="after")
+    def _weights_come_from_one_place(self) -> Self:
+        if self.loss.class_weights is not None and self.imbalance.weighting != "none":
+            raise ValueError(
+                "loss.class_weights and imbalance.weighting both weigh the classes; leave one of them out"
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +156,7 @@ class Trainer:
         self._network, self._rng = network.to(memory_format=torch.channels_last), rng
         self._average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         self._optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+        self._class_weights: tuple[float, ...] | None = None
         self.best: Tensors = tensors_of(network)
         self.history: list[Checkpoint] = []
 
@@ -160,13 +172,20 @@ class Trainer:
         weights = rng.exponential(1.0, (len(examples), self.options.heads)).astype(np.float32)
         parted = [n for n, example in enumerate(examples) if not example.needs_whole]
         whole = [n for n, example in enumerate(examples) if example.needs_whole]
+        labels = [example.target.classes for example in examples]
+        classes = len(self.options.classes)
+        chances = training.imbalance.image_chances([labels[n] for n in parted], classes) if parted else None
+        self._class_weights = training.imbalance.class_weights(labels, classes)
         self._check(held_out, 0, report)
         marks = {round(training.steps * (n + 1) / training.checkpoints) for n in range(training.checkpoints)}
         for step in range(1, training.steps + 1):
             losses = []
             if parted:
-                chosen = rng.choice(parted, training.batch)
-                patches = [examples[n].patch(training.patch_px, training.augmentation, rng) for n in chosen]
+                chosen = rng.choice(parted, training.batch, p=chances)
+                patches = [
+                    examples[n].patch(training.patch_px, training.augmentation, training.imbalance, rng)
+                    for n in chosen
+                ]
                 losses.append(self._loss(patches, torch.from_numpy(weights[chosen])))
             if whole:
                 one = int(rng.choice(whole))
@@ -177,10 +196,10 @@ class Trainer:
         return self.best
 
     def _loss(self, examples: Sequence[Example], weights: Tensor) -> Tensor:
-        outputs = self._network(inputs_of(examples))
-        return loss_of(
-            outputs, Targets.stack([e.target for e in examples]), self.options, self.training.loss, weights
-        )
+        outputs, loss = self._network(inputs_of(examples)), self.training.loss
+        if self._class_weights is not None:
+            loss = loss.replace(class_weights=self._class_weights)
+        return loss_of(outputs, Targets.stack([e.target for e in examples]), self.options, loss, weights)
 
     def _descend(self, loss: Tensor, step: int) -> None:
         training = self.training

@@ -131,7 +131,7 @@ def test_a_tag_is_learned_from_the_whole_image_only() -> None:
     example = example_of(annotated("tags", 0), DISCS)
     assert example.needs_whole
     assert not example_of(annotated("points", 0), DISCS).needs_whole
-    patch = example.patch(32, SHORT.augmentation, np.random.default_rng(0))
+    patch = example.patch(32, SHORT.augmentation, SHORT.imbalance, np.random.default_rng(0))
     assert (patch.target.tags != 1).all()
 
 
@@ -197,7 +197,7 @@ def test_patches_turn_image_and_labels_alike() -> None:
     example = example_of(LabelledImage(np.ones((40, 40), np.float32), labels), DISCS)
     example.inputs[0] = labels
     for seed in range(8):
-        patch = example.patch(32, SHORT.augmentation, np.random.default_rng(seed))
+        patch = example.patch(32, SHORT.augmentation, SHORT.imbalance, np.random.default_rng(seed))
         np.testing.assert_array_equal(patch.inputs[0], patch.target.instances)
 
 
