@@ -39,6 +39,9 @@ def train_segmenter(  # noqa: PLR0913, PLR0917  # one parameter for each option 
         list[str] | None, typer.Option(help="Answer in a session that says that an object is there.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of training.")] = 400,
+    oversample_rare: Annotated[
+        float, typer.Option(min=0, max=1, help="How much more often what is rare is shown; 0 is not at all.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of all chance.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,6 +54,7 @@ def train_segmenter(  # noqa: PLR0913, PLR0917  # one parameter for each option 
         _check_numbers(object_size, pixel_size, units_per_photon)
         _need_torch()
         from controller.networks.weights import write_weights
+        from controller.segmentation.imbalance import Imbalance
         from controller.segmentation.network_options import options_of
         from controller.segmentation.small_unet import SmallUNetSegmenter
         from controller.segmentation.training import TrainingOptions
@@ -65,7 +69,7 @@ def train_segmenter(  # noqa: PLR0913, PLR0917  # one parameter for each option 
         )
         pictures = [picture for source in sources for picture in read_pictures(source, reading)]
         options = TrialOptions(object_size, units_per_photon, offset)
-        training = TrainingOptions(steps=steps)
+        training = TrainingOptions(steps=steps, imbalance=Imbalance(oversampling=oversample_rare))
         with _one_thread(), _progress(steps, quiet=as_json) as report:
             trial = try_segmenter(pictures, weights, options, training, seed=seed, report=report)
         write_weights(trial.weights, output)

@@ -10,9 +10,9 @@ pytest.importorskip("torch")
 
 from controller.learning.weak_losses import LossOptions
 from controller.segmentation.imbalance import Imbalance
-from controller.segmentation.labelled_image import LabelledImage
+from controller.segmentation.labelled_image import LabelledImage, example_of
 from controller.segmentation.network_options import NetworkOptions
-from controller.segmentation.training import Trainer, TrainingOptions, build, example_of
+from controller.segmentation.training import Trainer, TrainingOptions, build
 
 #: One image of ten shows class 2, in one corner.
 COMMON = np.zeros((32, 32), np.int64)
