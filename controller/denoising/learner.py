@@ -31,13 +31,15 @@ _PIXELS_MAX = 2**26
 class LearnerOptions(Settings):
     """When to learn during a session, and from how much."""
 
-    first_frames: Annotated[int, Field(ge=2)] = 30
-    """Frames before the first proposal is begun."""
+    first_frames: Annotated[int, Field(ge=2)] = 120
+    """Frames before the first proposal is begun. What learns from a shorter past than the longest average
+    knows nothing of a longer one: from 30 frames of a simulated movie, frames after the 120th came out 0.1 dB
+    worse, from 120 of them 1 dB better."""
     every_frames: Annotated[int, Field(ge=1)] = 100
     """Frames between the beginnings of two proposals."""
     settle_frames: Annotated[int, Field(ge=1)] = 60
     """With a simulated clock: frames after which the session waits for a proposal, if it must."""
-    frames_max: Annotated[int, Field(ge=2, le=10_000)] = 120
+    frames_max: Annotated[int, Field(ge=2, le=10_000)] = 160
     """Newest frames to learn from."""
     side_px: Annotated[int, Field(ge=16, le=1024)] = 128
     """Side of the square in the middle of the frames that is learned from."""
