@@ -25,7 +25,6 @@ from controller.core.errors import ConfigurationError, SessionFolderError
 from controller.core.protocols import (
     Capabilities,
 )
-from controller.labels.store import LabelStore
 from controller.microscopes.replay import RecordedSession
 from controller.plugins import Server, ServerMaker
 from controller.recording.documents import StartDocument
@@ -62,6 +61,7 @@ class Hooks:
 def new_session(experiment: Experiment, folder: Path, *, hooks: Hooks | None = None) -> Session:
     """Open a session folder and connect to the microscope; nothing is moved or lit yet."""
     builder = Builder.fresh(experiment)
+    builder.session_folder = folder.resolve()
     start = _start(builder, experiment)
     return _open(builder.parts, folder, start, hooks)
 
@@ -105,7 +105,7 @@ def new_serving(
         )
         undo.callback(serving.abandon)
         start["microscope"] = _plain(asdict(microscope.capabilities()))
-        writer = SessionWriter.create(journal, start, **_writer_hooks(folder, hooks))
+        writer = SessionWriter.create(journal, start, **_writer_hooks(hooks))
         serving.record_in(writer, watch=hooks.cycle, ready=hooks.ready)
         undo.pop_all()
     return serving
@@ -113,7 +113,7 @@ def new_serving(
 
 def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
     """Open a session that was cut off, as it was at the last thing that its journal knows."""
-    writer = SessionWriter.reopen(folder, **_writer_hooks(folder, hooks))
+    writer = SessionWriter.reopen(folder, **_writer_hooks(hooks))
     parts: Parts | None = None
     try:
         reader = SessionReader(folder)
@@ -125,6 +125,7 @@ def resumed_session(folder: Path, *, hooks: Hooks | None = None) -> Session:
                 f"{folder}: this is a replay, which spends no light; replay it again instead"
             )
         builder = Builder.recorded(reader.start, folder)
+        builder.session_folder = folder.resolve()
         _refuse_other_limits(reader.start, builder.hardware)
         builder.clock = SimulatedClock() if builder.simulated_clock else SystemClock(last_time_s(reader))
         parts = builder.parts()
@@ -173,7 +174,7 @@ def _open(make: Callable[[], Parts], folder: Path, start: dict[str, Any], hooks:
         parts = make()
         undo.callback(parts.close)
         start["microscope"] = _plain(asdict(parts.microscope.capabilities()))
-        writer = SessionWriter.create(journal, start, **_writer_hooks(folder, hooks))
+        writer = SessionWriter.create(journal, start, **_writer_hooks(hooks))
         undo.pop_all()
     return Session(parts, writer, hooks.cycle if hooks else None)
 
@@ -227,9 +228,8 @@ def _refuse_other_limits(start: StartDocument, recorded: HardwareConfig) -> None
         raise ConfigurationError(*changed)
 
 
-def _writer_hooks(folder: Path, hooks: Hooks | None) -> dict[str, Any]:
+def _writer_hooks(hooks: Hooks | None) -> dict[str, Any]:
     return {
-        "ask": lambda number, question: LabelStore(folder, create=True).put(number, question),
         "acknowledged": hooks.acknowledged if hooks else None,
     }
 

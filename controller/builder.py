@@ -52,6 +52,7 @@ class Builder:
         self.simulated_clock = hardware.microscope.clock == "simulated"
         self.clock: Clock = SimulatedClock() if self.simulated_clock else SystemClock()
         self.microscope: Microscope
+        self.session_folder: Path | None = None
         self._files: Experiment | None = None
 
     @classmethod
@@ -187,6 +188,7 @@ class Builder:
             limits=self.hardware.limits,
             safe=self.hardware.safe,
             capabilities=told,
+            session_folder=self.session_folder,
         )
 
     @contextmanager

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from controller.core.errors import ConfigurationError
 from controller.core.limits import SafetyLimits, SafeValues
 from controller.core.settings import MAX_WAIT_S, Positive, Settings
+from controller.labels.plan import LabelPlan
 from controller.ladder import RealTime
 from controller.plugins import Role, find, find_dataset_maker
 
@@ -107,6 +108,7 @@ class SessionConfig(Settings):
     denoiser: StageConfig = StageConfig(name="adaptive_kalman", fallback="raw")
     segmenter: StageConfig = StageConfig(name="spots_wavelet")
     real_time: RealTime = RealTime()
+    labels: LabelPlan | None = None
 
 
 class DatasetConfig(Settings):

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from controller.core.asking import QueryStrategy
 from controller.core.dataset import DatasetMakerClass
 from controller.core.errors import ConfigurationError
 from controller.core.executor import Executor
@@ -97,6 +98,17 @@ def find_executor(name: str) -> Callable[..., Executor]:
     )
 
 
+def find_strategy(name: str) -> type[QueryStrategy]:
+    """Return the query strategy of that name, an installed entry point of ``stedfast.strategies``.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or it cannot be imported.
+    """
+    return cast("type[QueryStrategy]", _imported("strategy", name, _target("strategies", "strategy", name)))
+
+
 #: Which extra brings a library that a plug-in needs.
 _EXTRA_OF = {
     "torch": "learn",
@@ -107,6 +119,11 @@ _EXTRA_OF = {
     "pycromanager": "pycromanager",
     "gymnasium": "gym",
     "ray": "scale",
+    "sqlalchemy": "label",
+    "starlette": "label",
+    "uvicorn": "label",
+    "krippendorff": "label",
+    "psycopg": "postgresql",
 }
 
 

@@ -22,7 +22,7 @@ from controller.core.settings import NonNegative, Positive, Region, ScanSettings
 from policies.event_traits import TraitMeter, TraitName
 from policies.places import moved_inside
 from policies.power_steps import problems_of_steps
-from policies.questions import Choices, choice_about
+from policies.questions import Choices, tag_about
 from policies.requests import Inbox, Reach, ScanStep
 from policies.rhythm import Rhythm
 from policies.wording import MODALITIES, place_in_words
@@ -247,5 +247,5 @@ class EventsPolicy:
         return self._options.event.at(moved_inside(Region(center_yx_m=center_yx_m, size_yx_m=size), box))
 
     def _ask(self, frame: Frame) -> AskLabel:
-        question = choice_about(frame, self._options.question, self._options.choices)
+        question = tag_about(frame, self._options.question, self._options.choices)
         return AskLabel(reason=f"event {self._events} was just scanned for the first time", question=question)

@@ -15,10 +15,10 @@ QuestionText = Annotated[str, Field(min_length=1, max_length=500)]
 Choices = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=80)], ...], Field(min_length=2)]
 
 
-def choice_about(frame: Frame, text: str, choices: tuple[str, ...]) -> Question:
+def tag_about(frame: Frame, text: str, choices: tuple[str, ...]) -> Question:
     """Return the question which of ``choices`` holds for all that ``frame`` shows."""
     return Question(
-        frame_index=frame.index, region=frame.settings.region, kind="choice", text=text, choices=choices
+        frame_index=frame.index, region=frame.settings.region, kind="tag", text=text, choices=choices
     )
 
 

@@ -21,7 +21,7 @@ from controller.core.settings import Settings
 from policies.candidates import Candidate, Look, best_apart, best_squares
 from policies.choosers import FixedSettings, ThompsonSettings, make_chooser
 from policies.places import tile_fields
-from policies.questions import LeastSureVisits, QuestionOptions, choice_about
+from policies.questions import LeastSureVisits, QuestionOptions, tag_about
 from policies.requests import Inbox, Reach, ScanStep
 from policies.visits import VisitOptions, Visitor, VisitScan
 from policies.wording import place_in_words
@@ -174,7 +174,7 @@ class RegionsPolicy:
         if taken is None or observation.budget.questions < 1:
             return None
         bits, visit, frame = taken
-        question = choice_about(frame, self._options.questions.text, self._options.questions.choices)
+        question = tag_about(frame, self._options.questions.text, self._options.questions.choices)
         reason = f"visit {visit} has the least sure segmentation of the latest, {bits:.2f} bits a pixel"
         return AskLabel(reason=reason, evidence={**evidence, "uncertainty_bits": bits}, question=question)
 

@@ -10,15 +10,30 @@ from pydantic import Field
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.settings import Region, ScanSettings, Settings
 
-QuestionKind = Literal["tag", "points", "choice", "mask"]
+QuestionKind = Literal["tag", "grades", "points", "scribble", "box", "polygon", "mask", "choice", "score"]
+#: Answered in seconds, so they are asked while a session runs; the others wait for its end.
+QUICK_KINDS: frozenset[QuestionKind] = frozenset({"tag", "grades", "choice", "score"})
 Family = Literal["event-driven", "outcome-driven", "quality-driven", "information-driven", "open-loop"]
+
+
+class ImageOption(Settings):
+    """One of the images, or of the scans, that a person chooses from.
+
+    ``values`` is what is known of it by name, such as ``resolution_m``: what a preference is learned from.
+    """
+
+    frame_index: Annotated[int, Field(ge=0)] | None = None
+    region: Region | None = None
+    values: dict[str, float] = Field(default_factory=dict)
 
 
 class Question(Settings):
     """A question about one region of one recorded frame, for a person to answer.
 
-    ``kind`` says what an answer is: ``tag`` and ``choice`` pick one of ``choices``, ``points`` and
-    ``mask`` mark pixels.
+    ``kind`` says what an answer is. ``tag`` picks one of ``choices``, or ``several`` of them; ``grades``
+    gives each a number from 0 to 1, ``score`` gives one to the region as a whole. ``points``,
+    ``scribble``, ``box``, ``polygon`` and ``mask`` mark pixels, of the classes in ``choices``. ``choice``
+    picks one of ``options``; without any it picks one of ``choices``, as ``tag`` does.
     """
 
     frame_index: Annotated[int, Field(ge=0)]
@@ -26,6 +41,8 @@ class Question(Settings):
     kind: QuestionKind
     text: Annotated[str, Field(min_length=1, max_length=500)]
     choices: tuple[Annotated[str, Field(min_length=1, max_length=80)], ...] = ()
+    several: bool = False
+    options: Annotated[tuple[ImageOption, ...], Field(max_length=12)] = ()
 
 
 class _Reasoned(Settings):

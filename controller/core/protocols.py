@@ -47,7 +47,8 @@ class Resources:
 
     ``rng`` is its own stream; ``folder`` is where relative paths in its options start.
     ``safe`` is where a microscope puts its lights when it stops. ``capabilities`` is ``None`` for the
-    microscope itself, which is made first.
+    microscope itself, which is made first. ``session_folder`` is where the session is recorded, ``None``
+    where a record is followed.
     """
 
     rng: np.random.Generator
@@ -56,6 +57,7 @@ class Resources:
     limits: SafetyLimits
     safe: SafeValues = field(default_factory=SafeValues)
     capabilities: Capabilities | None = None
+    session_folder: Path | None = None
 
 
 @runtime_checkable

@@ -178,6 +178,30 @@ class TagAnnotation(_Annotation):
         return self.present + self.absent + self.ambiguous
 
 
+class GradesAnnotation(_Annotation):
+    """How much of each class is in the image, from 0 (none) to 1 (clearly); others are unknown."""
+
+    kind: Literal["grades"] = "grades"
+    grades: Annotated[dict[ClassName, Fraction], Field(min_length=1, max_length=MAX_CLASSES)]
+    ambiguous: Annotated[tuple[ClassName, ...], Field(max_length=MAX_CLASSES)] = ()
+    """Looked for, without a result: kept for the record, not learned from."""
+    coverage: Literal["image"] = "image"
+
+    @model_validator(mode="after")
+    def _says_each_once(self) -> Self:
+        twice = sorted(set(self.grades) & set(self.ambiguous))
+        if twice or len(set(self.ambiguous)) < len(self.ambiguous):
+            raise ValueError(f"{(twice or list(self.ambiguous))[0]!r} is said twice: graded, or ambiguous")
+        reserved = {NOTHING_HERE, AMBIGUOUS} & set(self.class_names)
+        if reserved:
+            raise ValueError(f"grades are for the classes themselves, not for {min(reserved)!r}")
+        return self
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return *self.grades, *self.ambiguous
+
+
 class PointsAnnotation(_Mark):
     """Clicks on objects, one each, or on background."""
 
@@ -297,6 +321,7 @@ class MaskAnnotation(_Annotation):
 #: One answer about an image; its ``kind`` says which.
 Annotation = Annotated[
     TagAnnotation
+    | GradesAnnotation
     | PointsAnnotation
     | ScribbleAnnotation
     | BoxAnnotation

@@ -29,6 +29,7 @@ from controller.learning.annotations import (
     NOTHING_HERE,
     Annotation,
     BoxAnnotation,
+    GradesAnnotation,
     ImageAnnotations,
     MaskAnnotation,
     PointsAnnotation,
@@ -310,7 +311,7 @@ class _Canvas:
 
     def _covered(self, annotation: Annotation) -> Iterator[Window]:
         is_empty = annotation.kind == "tag" and annotation.present == (NOTHING_HERE,)
-        if is_empty or (annotation.kind != "tag" and annotation.coverage == "image"):
+        if is_empty or (annotation.kind not in {"tag", "grades"} and annotation.coverage == "image"):
             yield slice(0, self.shape[0]), slice(0, self.shape[1])
         elif isinstance(annotation.coverage, tuple):
             yield from (pixels_of(part, self.shape) for part in annotation.coverage)
@@ -375,6 +376,12 @@ class _Canvas:
                 for value, names in enumerate((absent, () if empty else annotation.present)):
                     for index in map(schema.index, names):
                         weights[value, index] = max(weights[value, index], annotation.weight)
+            elif isinstance(annotation, GradesAnnotation):
+                for name, grade in annotation.grades.items():
+                    # Halfway says nothing; from there on it says it the more, the further it goes.
+                    value, index = int(grade >= 0.5), schema.index(name)
+                    said = annotation.weight * abs(2 * grade - 1)
+                    weights[value, index] = max(weights[value, index], said)
         is_said = weights > 0
         tags = np.where(is_said.all(axis=0) | ~is_said.any(axis=0), -1, is_said[1])
         return tags.astype(np.int8), np.where(tags >= 0, weights.max(axis=0), 0).astype(np.float32)

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from controller.core.decision import AskLabel, Cycle, Dose, Question
+from controller.core.decision import Cycle, Dose
 from controller.core.dose import Lit, Reservation
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Frame
@@ -85,8 +85,8 @@ def _why(error: BaseException) -> str:
 class SessionWriter:
     """Records one session in ``folder``.
 
-    Use :meth:`create` or :meth:`reopen`. ``ask`` receives each question on the writer's thread;
-    ``acknowledged`` is told the index of each frame that is safe.
+    Use :meth:`create` or :meth:`reopen`. ``acknowledged`` is told the index of each frame that is safe.
+    Questions are journal lines like all decisions: whoever asks people reads them there.
 
     Raises
     ------
@@ -101,7 +101,6 @@ class SessionWriter:
         journal: Journal,
         run_id: str,
         *,
-        ask: Callable[[int, Question], None] | None = None,
         acknowledged: Callable[[int], None] | None = None,
     ) -> None:
         self.folder = folder
@@ -109,7 +108,6 @@ class SessionWriter:
         self.run_id = run_id
         self._journal = journal
         self._journal_lock = threading.Lock()
-        self._ask = ask
         self._acknowledged = acknowledged
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(maxsize=_QUEUE_LENGTH)
         self._on_the_way = threading.Condition()
@@ -362,8 +360,6 @@ class SessionWriter:
             denoised = self._images.write_denoised(frame, cycle.denoised)
         if frame is not None and cycle.segmentation is not None and kept_from is None:
             segmentation = self._images.write_segmentation(frame, cycle.segmentation)
-        # Before the journal line: a question may be put twice after a crash, never lost.
-        faults = [*cycle.faults, *self._put_question(cycle)]
         document = CycleDocument(
             uid=self._uid(f"cycle/{self._earlier}/{cycle.index}"),
             index=cycle.index,
@@ -373,7 +369,7 @@ class SessionWriter:
             frame_index=None if frame is None else frame.index,
             refused=None if cycle.refused is None else printable(cycle.refused),
             failure=None if cycle.failure is None else printable(cycle.failure),
-            faults=tuple(printable(fault) for fault in faults),
+            faults=tuple(printable(fault) for fault in cycle.faults),
             denoised=denoised,
             segmentation=segmentation,
             segmentation_frame=None if kept_from is None else kept_from.index,
@@ -398,16 +394,6 @@ class SessionWriter:
         )
         self._append(document)
         self._commit.add()
-
-    def _put_question(self, cycle: Cycle) -> list[str]:
-        """Hand a question to its queue. A queue in trouble costs nothing: the journal holds the question."""
-        if not isinstance(cycle.decision, AskLabel) or cycle.refused is not None or self._ask is None:
-            return []
-        try:
-            self._ask(cycle.index, cycle.decision.question)
-        except Exception as error:  # noqa: BLE001  # recorded as a fault of this cycle
-            return [f"the question is not in the queue yet: {_why(error)}"]
-        return []
 
     def _uid(self, name: str) -> str:
         return uid_of(self.run_id, name)

@@ -5,7 +5,7 @@ import pytest
 
 from controller.core.frame import Frame
 from controller.testing import CONFOCAL
-from policies.questions import LeastSureVisits, choice_about
+from policies.questions import LeastSureVisits, tag_about
 
 
 def frame(index: int) -> Frame:
@@ -42,5 +42,5 @@ def test_the_least_sure_visit_of_each_share_is_asked_about(
 
 
 def test_a_question_is_about_the_whole_frame() -> None:
-    question = choice_about(frame(3), "What is it?", ("this", "that"))
-    assert (question.frame_index, question.region, question.kind) == (3, CONFOCAL.region, "choice")
+    question = tag_about(frame(3), "What is it?", ("this", "that"))
+    assert (question.frame_index, question.region, question.kind) == (3, CONFOCAL.region, "tag")

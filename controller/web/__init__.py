@@ -1,0 +1,1 @@
+"""The page that people answer on: a client of the label store, and nothing else."""
