@@ -1,0 +1,108 @@
+"""The places of a session that could be asked about, with what an encoder says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.errors import SessionFolderError
+from controller.labelling.places import Place, is_asked_about, places_of
+from controller.labels.plan import LabelPlan
+from controller.labels.records import NewSample
+from controller.learning.patch_encoder import pretrain, untrained
+from controller.recording.reader import SessionReader
+
+#: An encoder is trained once, when there are so many places to learn from, for so many steps.
+PRETRAIN_FROM, PRETRAIN_STEPS = 300, 300
+#: Places that an encoder is trained on at most: half a minute of one core.
+_PRETRAIN_MAX = 2000
+
+
+class Pool:
+    """Collects places from the frames of a session, newest first, each once.
+
+    Parameters
+    ----------
+    plan
+        What is asked about.
+    seed
+        Of the encoder.
+    """
+
+    def __init__(self, plan: LabelPlan, seed: int) -> None:
+        self._plan, self._seed = plan, seed
+        self._places: dict[tuple[int, int], Place] = {}
+        self._features: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._seen: set[int] = set()
+        self._finest_m = float("inf")
+        self._encoder = untrained(np.random.default_rng(seed))
+        self.is_pretrained = False
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def places(self) -> list[Place]:
+        """Return all places, the oldest first."""
+        return list(self._places.values())
+
+    def take_in(self, reader: SessionReader) -> int:
+        """Cut what is new of a session into places; return how many are new or newly scanned."""
+        plan, added = self._plan, 0
+        capabilities = reader.start.microscope
+        about = {
+            "session": reader.start.run_id,
+            "microscope": str(capabilities.get("name") or "unknown"),
+        }
+        new = [reader.frames[index] for index in sorted(set(reader.frames) - self._seen)]
+        finest_m = min([self._finest_m, *(f.settings.pixel_size_m for f in new)])
+        if plan.modality is None and finest_m < self._finest_m / 1.01:
+            # What was coarser was only the way here.
+            self._places.clear()
+            self._features.clear()
+        self._finest_m = finest_m
+        for document in new:
+            self._seen.add(document.index)
+            if not is_asked_about(document.settings, plan, finest_m):
+                continue
+            try:
+                photons = np.asarray(reader.frame(document.index).photons, np.float32)
+            except SessionFolderError:
+                continue  # damaged: the report says so, and nobody can be shown it
+            known = NewSample.model_construct(**about)
+            for place in places_of(document, photons, plan, known):
+                self._places.pop(place.key, None)
+                self._places[place.key] = place
+                self._features.pop(place.key, None)
+                added += 1
+        while len(self._places) > plan.candidates_max:
+            oldest = next(iter(self._places))
+            del self._places[oldest]
+            self._features.pop(oldest, None)
+        return added
+
+    def pretrain(self) -> bool:
+        """Let the encoder learn from the places there are, if it is time; return whether it did."""
+        if self.is_pretrained or len(self._places) < PRETRAIN_FROM:
+            return False
+        crops = np.stack([place.photons for place in self.places[-_PRETRAIN_MAX:]])
+        self._encoder = pretrain(crops, PRETRAIN_STEPS, np.random.default_rng([self._seed, 1]))
+        self._features.clear()
+        self.is_pretrained = True
+        return True
+
+    def features(self, places: Sequence[Place]) -> NDArray[np.float32]:
+        """Return what the encoder says of places, shape ``(n, features)``; computed once for each."""
+        missing = [place for place in places if place.key not in self._features]
+        if missing:
+            found = self._encoder.encode(np.stack([place.photons for place in missing]))
+            self._features |= {place.key: row for place, row in zip(missing, found, strict=True)}
+        return np.stack([self._features[place.key] for place in places])
+
+    def encode(self, crops: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the encoder says of other crops, shape ``(n, features)``; of none, nothing."""
+        if not len(crops):
+            return np.zeros((0, self._encoder.options.features), np.float32)
+        return self._encoder.encode(crops)

@@ -1,0 +1,305 @@
+"""Chooses what to ask people about, from the places that a session has scanned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.asking import Candidates, QueryStrategy
+from controller.labelling.places import Place
+from controller.labelling.pool import Pool
+from controller.labelling.session_images import RAW, SessionImages
+from controller.labels.plan import LabelPlan
+from controller.labels.records import (
+    AnswerRecord,
+    NewRequest,
+    Request,
+    RequestItem,
+    Sample,
+    Split,
+    told_classes,
+)
+from controller.labels.store import LabelStore
+from controller.learning.annotation_cost import CostModel, TimedAnswer
+from controller.learning.annotations import AMBIGUOUS, NOTHING_HERE
+from controller.learning.audit import AuditShare
+from controller.learning.cost_aware import guarded
+from controller.learning.patch_classifier import PatchClassifier, fit
+
+#: Members of the model: samples of what its weights may be.
+_MEMBERS = 20
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What has been answered so far, a row for each sample that says which class it shows.
+
+    Attributes
+    ----------
+    features
+        Shape ``(n, features)``.
+    targets
+        Part of the answers that say each class, shape ``(n, classes)``; class 0 is nothing here.
+    is_held_out, is_audit
+        Whether a sample judges, and whether chance had chosen it; shape ``(n,)``.
+    answer_s
+        Seconds that people spent on it, shape ``(n,)``.
+    samples
+        Their ids.
+    """
+
+    features: Floats
+    targets: Floats
+    is_held_out: NDArray[np.bool_]
+    is_audit: NDArray[np.bool_]
+    answer_s: NDArray[np.float64]
+    samples: tuple[str, ...]
+
+
+class Selector:
+    """Asks a batch of questions when there is room for them.
+
+    The same answers and frames give the same batch: chance comes from the session's seed and the number
+    of the batch.
+
+    Parameters
+    ----------
+    store, images, plan
+        Where requests go, where pixels come from, and what is to be asked.
+    strategy
+        Chooses among what is not left to chance.
+    seed
+        Of the session.
+    now
+        Seconds since 1970, UTC.
+    """
+
+    def __init__(
+        self,
+        store: LabelStore,
+        images: SessionImages,
+        plan: LabelPlan,
+        strategy: QueryStrategy,
+        *,
+        seed: int,
+        now: Callable[[], float],
+    ) -> None:
+        self.pool = Pool(plan, seed)
+        self._store, self._images, self._plan, self._strategy = store, images, plan, strategy
+        self._seed, self._now = seed, now
+        self._schema = store.add_schema(plan.label_schema)
+        self._crops: dict[str, Floats] = {}
+        self._asked_keys: set[str] = {request.key for request in store.requests()}
+        self._batches = sum(key.endswith("/0") and key.startswith("select/") for key in self._asked_keys)
+        self._audit = AuditShare(plan.audit_fraction)
+        self._audit.count(
+            [r.arm == "random_audit" for r in store.requests() if r.arm in {"policy", "random_audit"}]
+        )
+
+    def ask(self) -> list[Request]:
+        """Choose and ask a batch of questions, if there is room and something left to ask about."""
+        if not self.has_room():
+            return []
+        known = self.known()
+        places = self._open_places()
+        if not places:
+            return []
+        rng = np.random.default_rng([self._seed, self._batches])
+        model = self.model(known)
+        return self._ask_about(places, known, model, rng)
+
+    def has_room(self) -> bool:
+        """Tell whether people have answered enough of what is open, and have the time for more."""
+        requests = [r for r in self._store.requests() if r.arm in {"policy", "random_audit"} and r.is_live]
+        waiting = [r for r in requests if r.state == "open"]
+        if len(waiting) >= self._plan.open_max:
+            return False
+        minute = [r for r in requests if r.created_s > self._now() - 60]
+        asked_s = sum(r.predicted_cost_s or 0.0 for r in minute)
+        return not minute or asked_s < 60 * self._plan.attention
+
+    def known(self) -> Known:
+        """Return what has been answered about places, with a row for each sample."""
+        samples = {sample.id: sample for sample in self._store.samples()}
+        splits = self._store.splits()
+        answers: dict[str, list[AnswerRecord]] = {}
+        for answer in self._store.answers():
+            if len(answer.sample_ids) == 1 and answer.schema_id == self._schema.id:
+                answers.setdefault(answer.sample_ids[0], []).append(answer)
+        rows = []
+        for sample_id, given in answers.items():
+            target = self._target(given)
+            crop = self._crop(samples[sample_id])
+            if target is not None and crop is not None:
+                rows.append((sample_id, target, given, crop))
+        count = 1 + len(self._plan.classes)
+        if not rows:
+            empty = np.zeros(0, np.bool_)
+            return Known(self._encoded([]), np.zeros((0, count), np.float32), empty, empty, np.zeros(0), ())
+        places = [samples[sample_id] for sample_id, *_ in rows]
+        return Known(
+            self._encoded([crop for *_, crop in rows]),
+            np.stack([target for _, target, *_ in rows]),
+            np.array([splits.get((s.session, s.field)) == "held_out" for s in places]),
+            np.array([any(a.arm == "random_audit" for a in given) for _, _, given, _ in rows]),
+            np.array([sum(a.elapsed_s for a in given) for _, _, given, _ in rows]),
+            tuple(sample.id for sample in places),
+        )
+
+    def model(self, known: Known) -> PatchClassifier:
+        """Return what has been learned from the answers that do not judge."""
+        learned = ~known.is_held_out
+        return fit(
+            known.features[learned],
+            known.targets[learned],
+            np.ones(int(learned.sum()), np.float32),
+            np.random.default_rng([self._seed, 2]),
+        )
+
+    def candidates(self, places: list[Place], known: Known, model: PatchClassifier) -> Candidates:
+        """Return places as a strategy sees them."""
+        features = self.pool.features(places)
+        probabilities = model.probabilities(features, _MEMBERS)
+        learned = ~known.is_held_out
+        groups = {field: number for number, field in enumerate(sorted({p.fields[0] for p in places}))}
+        return Candidates(
+            features=features,
+            probabilities=probabilities,
+            hidden=model.hidden(features),
+            cost_s=self._costs(probabilities.mean(axis=0)),
+            foreground=_foreground(np.stack([place.photons for place in places])),
+            groups=np.array([groups[place.fields[0]] for place in places], np.int64),
+            labelled_features=known.features[learned],
+            labelled_classes=known.targets[learned].argmax(axis=1).astype(np.int64),
+        )
+
+    def _ask_about(
+        self, places: list[Place], known: Known, model: PatchClassifier, rng: np.random.Generator
+    ) -> list[Request]:
+        plan = self._plan
+        split = [self._split(place) for place in places]
+        # Chance asks everywhere; a strategy only where is learned.
+        free = [n for n, found in enumerate(split) if found is not None]
+        learned = [n for n in free if split[n] == "train"]
+        arms = self._audit.next(plan.batch, rng)
+        audit = rng.permutation(free)[: sum(arms)].tolist()
+        left = [n for n in learned if n not in set(audit)]
+        picked: list[tuple[int, float]] = []
+        reason = "chosen by chance, to judge without bias"
+        if left and len(arms) > len(audit):
+            candidates = self.candidates([places[n] for n in left], known, model)
+            strategy, remark = guarded(self._strategy, candidates, plan.cost_exponent)
+            chosen = strategy.choose(candidates, len(arms) - len(audit), rng)
+            picked = [(left[n], score) for n, score in zip(chosen.indices, chosen.scores, strict=True)]
+            reason_of_policy = f"{chosen.reason}{remark}"
+        mean = model.probabilities(self.pool.features(places), _MEMBERS).mean(axis=0)
+        costs = self._costs(mean)
+        asked = []
+        for position, (number, score, is_audit) in enumerate(
+            [*((n, 0.0, True) for n in audit), *((n, s, False) for n, s in picked)]
+        ):
+            asked.append(
+                self._request(
+                    places[number],
+                    key=f"select/{self._batches}/{position}",
+                    arm="random_audit" if is_audit else "policy",
+                    strategy="random" if is_audit else plan.strategy,
+                    score=float(score),
+                    reason=reason if is_audit else reason_of_policy,
+                    predicted_cost_s=float(costs[number]),
+                    predicted_class=[NOTHING_HERE, *plan.classes][int(mean[number].argmax())],
+                )
+            )
+        self._batches += 1
+        return asked
+
+    def _request(self, place: Place, **fields: Any) -> Request:
+        plan = self._plan
+        sample = self._store.add_sample(place.sample)
+        self._crops[sample.id] = place.photons
+        return self._store.add_request(
+            NewRequest(
+                kind=plan.kind,
+                text=plan.question,
+                schema_id=self._schema.id,
+                items=(RequestItem(sample_id=sample.id),),
+                several=plan.several,
+                annotators=plan.annotators,
+                **fields,
+            )
+        )
+
+    def _open_places(self) -> list[Place]:
+        """Return the places that nobody was asked about yet."""
+        asked = {(s.session, s.uri, s.roi.y, s.roi.x) for s in self._store.samples()}
+        return [
+            place
+            for place in self.pool.places
+            if (place.sample.session, place.sample.uri, place.sample.roi.y, place.sample.roi.x) not in asked
+        ]
+
+    def _split(self, place: Place) -> Split | None:
+        """Return whether a place is learned from or judged by; ``None`` if it reaches into both."""
+        found = {self._split_of(place.sample.session, field) for field in place.fields}
+        return found.pop() if len(found) == 1 else None
+
+    def _split_of(self, session: str, field: str) -> Split:
+        known = self._store.splits()
+
+        def propose() -> Split:
+            held_out = sum(split == "held_out" for split in known.values())
+            return "held_out" if held_out + 1 <= self._plan.held_out * (len(known) + 1) else "train"
+
+        return known.get((session, field)) or self._store.split_of(session, field, propose)
+
+    def _target(self, given: list[AnswerRecord]) -> Floats | None:
+        """Return which part of the answers says each class; ``None`` if all were unsure."""
+        names = [NOTHING_HERE, *self._plan.classes]
+        votes = np.zeros(len(names), np.float32)
+        for answer in given:
+            told = [name for name in told_classes(answer.reply) if name != AMBIGUOUS]
+            for name in told:
+                votes[names.index(name)] += 1 / len(told)
+        return votes / votes.sum() if votes.any() else None
+
+    def _crop(self, sample: Sample) -> Floats | None:
+        if sample.id not in self._crops:
+            roi = sample.roi
+            if roi.shape_yx != (self._plan.crop_px, self._plan.crop_px):
+                return None
+            try:
+                image = self._images.whole(sample, RAW)
+            except KeyError:
+                return None
+            self._crops[sample.id] = np.asarray(
+                image[roi.y : roi.y + roi.rows, roi.x : roi.x + roi.columns], np.float32
+            )
+        return self._crops[sample.id]
+
+    def _encoded(self, crops: list[Floats]) -> Floats:
+        side = self._plan.crop_px
+        return self.pool.encode(np.stack(crops) if crops else np.zeros((0, side, side), np.float32))
+
+    def _costs(self, mean: Floats) -> Floats:
+        """Return the seconds that an answer is predicted to take, by what a place is taken for."""
+        timed = [
+            TimedAnswer(answer.kind, answer.elapsed_s, told_classes(answer.reply)[0])
+            for answer in self._store.answers()
+            if told_classes(answer.reply)
+        ]
+        model = CostModel.fitted(timed)
+        names = [NOTHING_HERE, *self._plan.classes]
+        each = np.array([model.predict(self._plan.kind, name, len(names)) for name in names], np.float32)
+        return np.asarray(mean @ each, np.float32)
+
+
+def _foreground(crops: Floats) -> Floats:
+    """Return how much of each crop is brighter than its own background can explain by shot noise, 0..1."""
+    level = np.median(crops, axis=(1, 2), keepdims=True)
+    return np.asarray((crops > level + 3 * np.sqrt(level + 1)).mean(axis=(1, 2)), np.float32)
