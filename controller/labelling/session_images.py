@@ -71,6 +71,8 @@ class SessionImages:
                 raise KeyError(f"{sample.uri} has no channel {channel!r}")
             return self._cached((sample.uri, channel), lambda: self._file(sample))
         index = sample.frame_index
+        if channel not in {RAW, DENOISED}:
+            raise KeyError(f"frame {index} has no channel {channel!r}")
         return self._cached((str(index), channel), lambda: self._frame(sample, index, channel))
 
     def error_of(self, sample: Sample) -> NDArray[Any]:
