@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,8 +45,7 @@ def label(  # noqa: PLR0913, PLR0917  # one argument an option
     with errors_told(as_json=False):
         needs_label_extra()
         from controller.core.errors import SessionFolderError
-        from controller.labelling.service import Where
-        from controller.labelling.service import label as serve_page
+        from controller.labelling.service import LabelService, Where
         from controller.labelling.session_plan import write_plan
         from controller.labels.database import LABELS_NAME
         from controller.recording.journal import JOURNAL_NAME
@@ -56,15 +57,21 @@ def label(  # noqa: PLR0913, PLR0917  # one argument an option
         if plan is not None:
             write_plan(folder, plan)
 
-        def told(address: str) -> None:
-            typer.echo(f"the label page: {address}")
-            typer.echo(f"others: stedfast labels invite {folder} NAME · Ctrl-C ends it, nothing is lost")
-            if open_browser:
-                import webbrowser
+        service = LabelService(Where(folder, database, host, port))
+        address = service.link(annotator)
+        typer.echo(f"the label page: {address}")
+        typer.echo(f"for others:     stedfast labels invite {folder} NAME --address {service.server.url}")
+        typer.echo("Ctrl-C ends it; nothing that was answered is lost")
+        if open_browser and _has_screen():
+            import webbrowser
 
-                webbrowser.open(address)
+            webbrowser.open(address)
+        service.run()
 
-        serve_page(Where(folder, database, host, port), annotator, "expert", told)
+
+def _has_screen() -> bool:
+    """Tell whether a browser would have somewhere to open; one in the terminal would take it over."""
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def needs_label_extra() -> None:

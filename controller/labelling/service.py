@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,61 +16,76 @@ from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import plan_of
 from controller.labelling.workers import Supervisor, Worker
 from controller.labels.queue import LabelQueue
-from controller.labels.records import Annotator, Role
+from controller.labels.records import Role
 from controller.labels.store import LabelStore
 from controller.recording.following import FollowedSession
 from controller.recording.journal import JOURNAL_NAME
 from controller.web.desk import Desk
-from controller.web.serve import serve
+from controller.web.serve import LabelServer
 
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Where labels are and where the page is offered."""
+    """Where labels are and where the page is offered.
+
+    ``names`` are further names that the page is reached by, such as that of a proxy.
+    """
 
     folder: Path
     database: str | None = None
     host: str = "127.0.0.1"
     port: int = 0
+    names: tuple[str, ...] = ()
 
 
-def label(where: Where, name: str, role: Role, told: Callable[[str], None]) -> None:
-    """Serve the page of a session until somebody asks for the end.
+class LabelService:
+    """The page of a session, and the processes that ask and that learn.
 
     Parameters
     ----------
-    name, role
-        Of the first annotator; others are invited while it runs.
-    told
-        Is given the address, with the secret of that annotator, as soon as the page is there.
+    where
+        Session and address.
+
+    Raises
+    ------
+    ConfigurationError
+        If nothing can listen there, or the plan is damaged.
     """
-    with ExitStack() as undo:
-        store = LabelStore.open(where.database or where.folder, create=True)
-        undo.callback(store.close)
-        plan = plan_of(where.folder)
-        if plan is not None:
-            store.add_schema(plan.label_schema)
-        annotator = store.add_annotator(name, role)
-        token = store.new_token(annotator)
-        supervisor = Supervisor(store, workers_of(where), time.time)
-        session = SessionState(where.folder)
-        desk = Desk(
-            store=store,
-            queue=LabelQueue(store, time.time),
-            images=SessionImages(where.folder),
-            plan=plan,
-            status=session.status,
-            worth=lambda: worth_of(where.folder),
-            now=time.time,
-        )
-        undo.callback(supervisor.stop)
-        supervisor.start()
-        serve(
-            desk,
-            host=where.host,
-            port=where.port,
-            ready=lambda port: told(f"http://{where.host}:{port}/login?token={token}"),
-        )
+
+    def __init__(self, where: Where) -> None:
+        self.plan = plan_of(where.folder)
+        with ExitStack() as undo:
+            self.store = LabelStore.open(where.database or where.folder, create=True)
+            undo.callback(self.store.close)
+            if self.plan is not None:
+                self.store.add_schema(self.plan.label_schema)
+            session = SessionState(where.folder)
+            desk = Desk(
+                store=self.store,
+                queue=LabelQueue(self.store, time.time),
+                images=SessionImages(where.folder),
+                plan=self.plan,
+                status=lambda: {"session": session.state()},
+                worth=lambda: worth_of(where.folder),
+                now=time.time,
+            )
+            self.server = LabelServer(desk, host=where.host, port=where.port, names=where.names)
+            self._supervisor = Supervisor(self.store, workers_of(where), time.time)
+            undo.pop_all()
+
+    def link(self, name: str, role: Role = "expert") -> str:
+        """Return an address that lets somebody in under a name."""
+        annotator = self.store.add_annotator(name, role)
+        return self.server.link(self.store.new_token(annotator))
+
+    def run(self) -> None:
+        """Serve until somebody asks for the end; nothing that was answered depends on how it ends."""
+        self._supervisor.start()
+        try:
+            self.server.run()
+        finally:
+            self._supervisor.stop()
+            self.store.close()
 
 
 def workers_of(where: Where) -> list[Worker]:
@@ -84,21 +99,20 @@ def workers_of(where: Where) -> list[Worker]:
     ]
 
 
-def invite(store: LabelStore, name: str, role: Role) -> tuple[Annotator, str]:
-    """Return an annotator and a new secret for the page."""
-    annotator = store.add_annotator(name, role)
-    return annotator, store.new_token(annotator)
-
-
 class SessionState:
     """What the page says of the session, read from its journal."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._session: FollowedSession | None = None
+        self._lock = threading.Lock()  # several people look at once
 
-    def status(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Return name, state and counts; ``state`` is ``none`` where there is no session."""
+        with self._lock:
+            return self._state()
+
+    def _state(self) -> dict[str, Any]:
         try:
             if self._session is None:
                 self._session = FollowedSession(self._folder)

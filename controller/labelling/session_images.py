@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -25,22 +26,22 @@ _DARKEST, _BRIGHTEST = 0.5, 99.8
 
 
 class SessionImages:
-    """Gives pictures of the samples of one folder: a session that runs or has ended, or files alone.
-
-    Used by one thread at a time.
-    """
+    """Gives pictures of the samples of one folder: a session that runs or has ended, or files alone."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._session: FollowedSession | None = None
         self._kept: OrderedDict[tuple[str, str], NDArray[Any]] = OrderedDict()
         self._reader: SessionReader | None = None
+        self._lock = threading.RLock()  # several people look at once
 
     def channels(self, sample: Sample) -> tuple[str, ...]:
         """Return ``raw``, and ``denoised`` if the session denoised that frame."""
         if sample.frame_index is None:
             return (RAW,)
-        has = any(c.denoised for c in self._session_of(sample).cycles if c.frame_index == sample.frame_index)
+        with self._lock:
+            cycles = self._session_of(sample).cycles
+        has = any(c.denoised for c in cycles if c.frame_index == sample.frame_index)
         return (RAW, DENOISED) if has else (RAW,)
 
     def picture(self, sample: Sample, channel: str, context_px: int) -> Picture:
@@ -83,6 +84,10 @@ class SessionImages:
         return self._cached((str(index), "error"), lambda: self._frame(sample, index, "error"))
 
     def _cached(self, key: tuple[str, str], read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        with self._lock:
+            return self._read_once(key, read)
+
+    def _read_once(self, key: tuple[str, str], read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
         if key in self._kept:
             self._kept.move_to_end(key)
         else:
