@@ -7,7 +7,6 @@ who follows never wait for each other, and either may be killed at any moment.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +76,7 @@ def number_of(card: Card | dict[str, Any]) -> int:
 
 def _numbers(folder: Path, kinds: set[str]) -> set[int]:
     try:
-        names = os.listdir(folder)
+        names = [path.name for path in folder.iterdir()]
     except OSError:
         return set()
     found = (_NAME.fullmatch(name) for name in names)

@@ -205,24 +205,33 @@ class SmallUNetSegmenter:
 
     def _shape_at_scale(self, frame: Frame) -> tuple[int, int]:
         """Return how many pixels the network is shown of this frame."""
-        network, own_m = self.network_options, frame.settings.pixel_size_m
-        size_m = self.options.object_size_m
-        if size_m is not None:
-            trained_m = size_m / network.object_px
-        elif network.pixel_size_m is not None:
-            trained_m = network.pixel_size_m
-        else:
-            trained_m = _USUAL_SIZE_M[network.kind] / network.object_px
-        factor = min(own_m / trained_m, _FINEST)
-        if 1 / self.options.resample_beyond <= factor <= self.options.resample_beyond:
-            factor = 1.0
-        rows, columns = (max(1, round(side * factor)) for side in frame.photons.shape)
+        rows, columns = frame.photons.shape
+        own_m = frame.settings.pixel_size_m
+        rows, columns = shape_at_scale((rows, columns), own_m, self.network_options, self.options)
         if rows * columns > _LARGEST_PIXELS:
             raise MemoryError(
                 f"{rows} x {columns} pixels at the scale of the network are more than {_LARGEST_PIXELS}; "
                 f"scan coarser or less, or say that objects are larger (object_size_m)"
             )
         return rows, columns
+
+
+def shape_at_scale(
+    shape: tuple[int, ...], pixel_size_m: float, network: NetworkOptions, options: SmallUNetSegmenter.Options
+) -> tuple[int, int]:
+    """Return how many rows and columns a network is shown of an image with pixels of this size."""
+    size_m = options.object_size_m
+    if size_m is not None:
+        trained_m = size_m / network.object_px
+    elif network.pixel_size_m is not None:
+        trained_m = network.pixel_size_m
+    else:
+        trained_m = _USUAL_SIZE_M[network.kind] / network.object_px
+    factor = min(pixel_size_m / trained_m, _FINEST)
+    if 1 / options.resample_beyond <= factor <= options.resample_beyond:
+        factor = 1.0
+    rows, columns = (max(1, round(side * factor)) for side in shape)
+    return rows, columns
 
 
 def find_weights(name: str, folder: Path) -> Weights:

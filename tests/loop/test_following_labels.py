@@ -69,14 +69,15 @@ def run(
     session = tmp_path / "session"
 
     def act(cycle: Cycle) -> None:
-        actions.get(cycle.index, lambda _: None)(published_folder(session))
+        if cycle.index in actions:
+            actions[cycle.index](published_folder(session))
 
     made = new_session(experiment(tmp_path / "config", follows=follows), session, hooks=Hooks(cycle=act))
     assert made.run().status == "completed"
     return SessionReader(session)
 
 
-def put(number: int) -> Callable[[Path], object]:
+def put(number: int) -> Action:
     return lambda folder: publish(model(number), folder, number)
 
 
@@ -131,7 +132,7 @@ def test_a_resumed_session_never_goes_back_to_an_older_model(tmp_path: Path) -> 
     assert [c.sha256 for c in SessionReader(recorded.folder).changes] == [model(2).sha256]
 
 
-def _damage(number: int, content: bytes) -> Callable[[Path], object]:
+def _damage(number: int, content: bytes) -> Action:
     def act(folder: Path) -> None:
         publish(model(number), folder, number)
         path_of(folder, number).write_bytes(content)
