@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -52,6 +52,9 @@ class TrainingOptions(Settings):
     # Centres are rare, and depths are between 0 and 1.
     loss: LossOptions = LossOptions(weights=TermWeights(centres=5.0, distances=2.0), distance_unit_px=1.0)
     """What each kind of label counts, and what is assumed beyond them."""
+    learns: Literal["all", "classes"] = "all"
+    """Which numbers change: all, or those of the last layer alone that tell classes apart. Labels that say
+    what is in an image, but not where, then leave the finding of objects as it was."""
 
     @model_validator(mode="after")
     def _weights_come_from_one_place(self) -> Self:
@@ -155,7 +158,10 @@ class Trainer:
         self.options, self.training = options, training
         self._network, self._rng = network.to(memory_format=torch.channels_last), rng
         self._average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        self._optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(training.learns == "all" or name.startswith("leave."))
+        learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.Adam(learned, lr=training.learning_rate)
         self._class_weights: tuple[float, ...] | None = None
         self.best: Tensors = tensors_of(network)
         self.history: list[Checkpoint] = []
@@ -188,12 +194,32 @@ class Trainer:
                 ]
                 losses.append(self._loss(patches, torch.from_numpy(weights[chosen])))
             if whole:
-                one = int(rng.choice(whole))
-                losses.append(self._loss([examples[one]], torch.from_numpy(weights[one : one + 1])))
+                chosen = self._alike(examples, whole, rng)
+                images = [examples[n].turned(training.augmentation, rng) for n in chosen]
+                losses.append(self._loss(images, torch.from_numpy(weights[chosen])))
             self._descend(torch.stack(losses).sum(), step)
             if step in marks:
                 self._check(held_out, step, report)
         return self.best
+
+    def _alike(
+        self, examples: Sequence[Example], whole: Sequence[int], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Return one by chance of the images that must stay whole, with some of its size."""
+        chances = self._whole_chances(examples, whole)
+        first = int(rng.choice(whole, p=chances))
+        shape = examples[first].inputs.shape
+        same = [n for n, one in enumerate(whole) if examples[one].inputs.shape == shape]
+        share = chances[same] / chances[same].sum()
+        most = max(1, self.training.batch * self.training.patch_px**2 // (shape[1] * shape[2]) // 2)
+        more = rng.choice(np.take(whole, same), most - 1, p=share)
+        return np.concatenate([[first], more]).astype(np.int64)
+
+    def _whole_chances(self, examples: Sequence[Example], whole: Sequence[int]) -> NDArray[np.float64]:
+        """Return how likely each of these images is to be drawn, by the rarest class it is said to show."""
+        tags = np.stack([examples[n].target.tags == 1 for n in whole])
+        rarity = np.max(tags / np.maximum(tags.sum(axis=0), 1), axis=1) ** self.training.imbalance.oversampling
+        return np.asarray(rarity / rarity.sum())
 
     def _loss(self, examples: Sequence[Example], weights: Tensor) -> Tensor:
         outputs, loss = self._network(inputs_of(examples)), self.training.loss
