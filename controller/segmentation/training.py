@@ -182,6 +182,8 @@ class Trainer:
         classes = len(self.options.classes)
         chances = training.imbalance.image_chances([labels[n] for n in parted], classes) if parted else None
         self._class_weights = training.imbalance.class_weights(labels, classes)
+        shapes = [examples[n].inputs.shape for n in whole]
+        whole_chances = self._whole_chances([examples[n].target.tags for n in whole])
         self._check(held_out, 0, report)
         marks = {round(training.steps * (n + 1) / training.checkpoints) for n in range(training.checkpoints)}
         for step in range(1, training.steps + 1):
@@ -194,7 +196,7 @@ class Trainer:
                 ]
                 losses.append(self._loss(patches, torch.from_numpy(weights[chosen])))
             if whole:
-                chosen = self._alike(examples, whole, rng)
+                chosen = np.take(whole, self._alike(shapes, whole_chances, rng))
                 images = [examples[n].turned(training.augmentation, rng) for n in chosen]
                 losses.append(self._loss(images, torch.from_numpy(weights[chosen])))
             self._descend(torch.stack(losses).sum(), step)
@@ -203,22 +205,24 @@ class Trainer:
         return self.best
 
     def _alike(
-        self, examples: Sequence[Example], whole: Sequence[int], rng: np.random.Generator
+        self, shapes: Sequence[tuple[int, ...]], chances: NDArray[np.float64], rng: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Return one by chance of the images that must stay whole, with some of its size."""
-        chances = self._whole_chances(examples, whole)
-        first = int(rng.choice(whole, p=chances))
-        shape = examples[first].inputs.shape
-        same = [n for n, one in enumerate(whole) if examples[one].inputs.shape == shape]
-        share = chances[same] / chances[same].sum()
-        most = max(1, self.training.batch * self.training.patch_px**2 // (shape[1] * shape[2]) // 2)
-        more = rng.choice(np.take(whole, same), most - 1, p=share)
+        """Return one by chance of the images that must stay whole, with some of its shape."""
+        first = int(rng.choice(len(shapes), p=chances))
+        same = [n for n, shape in enumerate(shapes) if shape == shapes[first]]
+        pixels = shapes[first][-2] * shapes[first][-1]
+        most = max(1, self.training.batch * self.training.patch_px**2 // pixels // 2)
+        more = rng.choice(same, most - 1, p=chances[same] / chances[same].sum())
         return np.concatenate([[first], more]).astype(np.int64)
 
-    def _whole_chances(self, examples: Sequence[Example], whole: Sequence[int]) -> NDArray[np.float64]:
+    def _whole_chances(self, tags: Sequence[NDArray[np.int8]]) -> NDArray[np.float64]:
         """Return how likely each of these images is to be drawn, by the rarest class it is said to show."""
-        tags = np.stack([examples[n].target.tags == 1 for n in whole])
-        rarity = np.max(tags / np.maximum(tags.sum(axis=0), 1), axis=1) ** self.training.imbalance.oversampling
+        if not tags:
+            return np.zeros(0)
+        shown = np.stack(tags) == 1
+        rarity = (
+            np.max(shown / np.maximum(shown.sum(axis=0), 1), axis=1) ** self.training.imbalance.oversampling
+        )
         return np.asarray(rarity / rarity.sum())
 
     def _loss(self, examples: Sequence[Example], weights: Tensor) -> Tensor:
