@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,12 @@ from controller.core.errors import SessionFolderError
 from controller.labelling.places import Place, is_asked_about, places_of
 from controller.labels.plan import LabelPlan
 from controller.labels.records import NewSample
-from controller.learning.patch_encoder import pretrain, untrained
+from controller.learning.patch_encoder import PatchEncoder, PretrainingOptions, pretrain, untrained
+from controller.networks.weights import read_weights, write_weights
 from controller.recording.reader import SessionReader
 
 #: An encoder is trained once, when there are so many places to learn from, for so many steps.
-PRETRAIN_FROM, PRETRAIN_STEPS = 300, 300
+PRETRAIN_FROM, PRETRAIN_STEPS = 200, 120
 #: Places that an encoder is trained on at most: half a minute of one core.
 _PRETRAIN_MAX = 2000
 
@@ -29,16 +31,22 @@ class Pool:
         What is asked about.
     seed
         Of the encoder.
+    kept
+        File for the encoder once it has learned, so that who starts again sees the same.
     """
 
-    def __init__(self, plan: LabelPlan, seed: int) -> None:
-        self._plan, self._seed = plan, seed
+    def __init__(self, plan: LabelPlan, seed: int, kept: Path) -> None:
+        self._plan, self._seed, self._kept = plan, seed, kept
         self._places: dict[tuple[int, int], Place] = {}
         self._features: dict[tuple[int, int], NDArray[np.float32]] = {}
         self._seen: set[int] = set()
         self._finest_m = float("inf")
-        self._encoder = untrained(np.random.default_rng(seed))
-        self.is_pretrained = False
+        self.is_pretrained = kept.exists()
+        self._encoder = (
+            PatchEncoder.from_weights(read_weights(kept))
+            if self.is_pretrained
+            else untrained(np.random.default_rng(seed))
+        )
 
     def __len__(self) -> int:
         return len(self._places)
@@ -88,7 +96,11 @@ class Pool:
         if self.is_pretrained or len(self._places) < PRETRAIN_FROM:
             return False
         crops = np.stack([place.photons for place in self.places[-_PRETRAIN_MAX:]])
-        self._encoder = pretrain(crops, PRETRAIN_STEPS, np.random.default_rng([self._seed, 1]))
+        self._encoder = pretrain(
+            crops, PRETRAIN_STEPS, np.random.default_rng([self._seed, 1]), PretrainingOptions(batch=64)
+        )
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        write_weights(self._encoder.to_weights(), self._kept)
         self._features.clear()
         self.is_pretrained = True
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,9 @@ from controller.labels.records import (
     told_classes,
 )
 from controller.labels.store import LabelStore
-from controller.learning.annotation_cost import CostModel, TimedAnswer
 from controller.learning.annotations import AMBIGUOUS, NOTHING_HERE
-from controller.learning.audit import AuditShare
-from controller.learning.cost_aware import guarded
+from controller.learning.answer_cost import AnswerTask, CostModel, TimedAnswer
+from controller.learning.audit import AuditedArm, arms_of_next, choose_audited
 from controller.learning.patch_classifier import PatchClassifier, fit
 
 #: Members of the model: samples of what its weights may be.
@@ -76,6 +76,8 @@ class Selector:
         Chooses among what is not left to chance.
     seed
         Of the session.
+    folder
+        For what it has to remember beside the store.
     now
         Seconds since 1970, UTC.
     """
@@ -88,19 +90,19 @@ class Selector:
         strategy: QueryStrategy,
         *,
         seed: int,
+        folder: Path,
         now: Callable[[], float],
     ) -> None:
-        self.pool = Pool(plan, seed)
+        self.pool = Pool(plan, seed, folder / "encoder.safetensors")
         self._store, self._images, self._plan, self._strategy = store, images, plan, strategy
         self._seed, self._now = seed, now
         self._schema = store.add_schema(plan.label_schema)
         self._crops: dict[str, Floats] = {}
-        self._asked_keys: set[str] = {request.key for request in store.requests()}
-        self._batches = sum(key.endswith("/0") and key.startswith("select/") for key in self._asked_keys)
-        self._audit = AuditShare(plan.audit_fraction)
-        self._audit.count(
-            [r.arm == "random_audit" for r in store.requests() if r.arm in {"policy", "random_audit"}]
-        )
+        asked = [r for r in store.requests() if r.arm in {"policy", "random_audit"}]
+        self._arms: list[AuditedArm] = [
+            "random_audit" if r.arm == "random_audit" else "policy" for r in asked
+        ]
+        self._batches = sum(request.key.endswith("/0") for request in asked)
 
     def ask(self) -> list[Request]:
         """Choose and ask a batch of questions, if there is room and something left to ask about."""
@@ -184,38 +186,33 @@ class Selector:
     ) -> list[Request]:
         plan = self._plan
         split = [self._split(place) for place in places]
-        # Chance asks everywhere; a strategy only where is learned.
         free = [n for n, found in enumerate(split) if found is not None]
-        learned = [n for n in free if split[n] == "train"]
-        arms = self._audit.next(plan.batch, rng)
-        audit = rng.permutation(free)[: sum(arms)].tolist()
-        left = [n for n in learned if n not in set(audit)]
-        picked: list[tuple[int, float]] = []
-        reason = "chosen by chance, to judge without bias"
-        if left and len(arms) > len(audit):
-            candidates = self.candidates([places[n] for n in left], known, model)
-            strategy, remark = guarded(self._strategy, candidates, plan.cost_exponent)
-            chosen = strategy.choose(candidates, len(arms) - len(audit), rng)
-            picked = [(left[n], score) for n, score in zip(chosen.indices, chosen.scores, strict=True)]
-            reason_of_policy = f"{chosen.reason}{remark}"
-        mean = model.probabilities(self.pool.features(places), _MEMBERS).mean(axis=0)
-        costs = self._costs(mean)
-        asked = []
-        for position, (number, score, is_audit) in enumerate(
-            [*((n, 0.0, True) for n in audit), *((n, s, False) for n, s in picked)]
-        ):
-            asked.append(
-                self._request(
-                    places[number],
-                    key=f"select/{self._batches}/{position}",
-                    arm="random_audit" if is_audit else "policy",
-                    strategy="random" if is_audit else plan.strategy,
-                    score=float(score),
-                    reason=reason if is_audit else reason_of_policy,
-                    predicted_cost_s=float(costs[number]),
-                    predicted_class=[NOTHING_HERE, *plan.classes][int(mean[number].argmax())],
-                )
+        places, may_learn = [places[n] for n in free], np.array([split[n] == "train" for n in free])
+        if not places:
+            return []
+        audited = self._arms.count("random_audit")
+        arms = arms_of_next(plan.batch, asked=len(self._arms), audited=audited, fraction=plan.audit_fraction)
+        candidates = self.candidates(places, known, model)
+        # Chance asks everywhere, a strategy only where models learn: they are judged without its taste.
+        chosen = choose_audited(self._strategy, candidates, arms, rng, open_to_strategy=may_learn)
+        names = [NOTHING_HERE, *plan.classes]
+        taken_for = candidates.mean.argmax(axis=1)
+        asked = [
+            self._request(
+                places[number],
+                key=f"{places[number].sample.session}/select/{self._batches}/{position}",
+                arm=arm,
+                strategy="random" if arm == "random_audit" else plan.strategy,
+                score=float(score),
+                reason=reason[:2000],
+                predicted_cost_s=float(candidates.cost_s[number]),
+                predicted_class=names[int(taken_for[number])],
             )
+            for position, (number, arm, score, reason) in enumerate(
+                zip(chosen.indices, chosen.arms, chosen.scores, chosen.reasons, strict=True)
+            )
+        ]
+        self._arms += chosen.arms
         self._batches += 1
         return asked
 
@@ -288,14 +285,17 @@ class Selector:
 
     def _costs(self, mean: Floats) -> Floats:
         """Return the seconds that an answer is predicted to take, by what a place is taken for."""
-        timed = [
-            TimedAnswer(answer.kind, answer.elapsed_s, told_classes(answer.reply)[0])
-            for answer in self._store.answers()
-            if told_classes(answer.reply)
-        ]
-        model = CostModel.fitted(timed)
-        names = [NOTHING_HERE, *self._plan.classes]
-        each = np.array([model.predict(self._plan.kind, name, len(names)) for name in names], np.float32)
+        names, count = [NOTHING_HERE, *self._plan.classes], 1 + len(self._plan.classes)
+        timed = []
+        for answer in self._store.answers():
+            told = told_classes(answer.reply)
+            if len(answer.sample_ids) == 1 and told and answer.elapsed_s > 0:
+                task = AnswerTask(kind=answer.kind, classes=count, predicted_class=told[0])
+                timed.append(TimedAnswer(task=task, answer_s=answer.elapsed_s))
+        model = CostModel.fit(timed)
+        each = model.predict_many(
+            AnswerTask(kind=self._plan.kind, classes=count, predicted_class=name) for name in names
+        )
         return np.asarray(mean @ each, np.float32)
 
 

@@ -58,6 +58,7 @@ class SelectorWork:
                 self._plan,
                 strategy.from_options(self._plan.strategy_options),
                 seed=reader.start.seed,
+                folder=self._folder / LABELS_FOLDER,
                 now=time.time,
             )
         selector = self._selector

@@ -51,9 +51,6 @@ class LabelPlan(Settings):
     """Part of the fields that models are judged by and never learn from."""
     field_m: Positive = 5e-6
     """Side of a field: places of two fields are never told apart by chance of a crop's edge."""
-    cost_exponent: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """0 asks for what teaches most, 1 for what teaches most in a second; refused where cost goes with
-    rarity."""
     candidates_max: Annotated[int, Field(ge=10, le=100_000)] = 2000
     """Newest places that are chosen from."""
     train_after: Annotated[int, Field(ge=1)] = 10
