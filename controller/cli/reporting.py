@@ -30,7 +30,7 @@ def _answers(folder: Path, run_id: str) -> dict[int, list[str]]:
     try:
         from controller.labels.database import LABELS_NAME
         from controller.labels.store import LabelStore
-        from controller.labels.told import answers_of_cycles
+        from controller.labels.wording import answers_of_cycles
     except ImportError:
         return {}  # without the extra nobody can have answered here
     if not (folder / LABELS_NAME).exists():
