@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +25,8 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from controller.core.errors import ConfigurationError, RecordingError, SessionFolderError
 from controller.labels import tables
@@ -35,6 +38,12 @@ _PATIENCE_S = 10.0
 
 #: PostgreSQL ends a transaction whose program has gone silent, so that it does not keep the others waiting.
 _SILENCE_S = 30.0
+
+#: Threads that may be at work at once, beyond the five connections that are kept.
+_AT_WORK = 40
+
+#: Connections of the process that this one was forked from; closing them would disturb it.
+_INHERITED: list[Any] = []
 
 #: Names the lock of PostgreSQL that is held by whoever writes; any number that nobody else uses.
 _TURN = 0x53746564_6661_7374
@@ -157,14 +166,15 @@ def _engine(where: Path | str, *, create: bool) -> tuple[Engine, str]:
     path = Path(where) / LABELS_NAME
     if not create and not path.exists():
         raise SessionFolderError(f"{where}: there is no {LABELS_NAME}; nothing was asked there")
-    # No pool: a connection of another thread or of a forked process is never used.
+    # A pool: closing the last connection moves the log into the file, which takes longer than an answer.
     engine = create_engine(
         URL.create("sqlite", database=str(path)),
-        poolclass=NullPool,
+        max_overflow=_AT_WORK,
         connect_args={"timeout": _PATIENCE_S},
     )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
+    event.listen(engine, "checkout", _leave_to_its_process)
     return engine, str(path)
 
 
@@ -181,26 +191,51 @@ def _postgresql(where: str) -> tuple[Engine, str]:
         engine = create_engine(
             url,
             pool_pre_ping=True,
+            max_overflow=_AT_WORK,
             isolation_level="READ COMMITTED",
             connect_args={} if "connect_timeout" in url.query else {"connect_timeout": int(_PATIENCE_S)},
         )
     except (SQLAlchemyError, ImportError, ValueError) as error:
         raise ConfigurationError(f"label database {_without_password(where)}: {error}") from error
     event.listen(engine, "connect", _set_up_postgresql)
+    event.listen(engine, "checkout", _leave_to_its_process)
     return engine, str(url.difference_update_query(["password"]))  # SQLAlchemy hides the other one
 
 
-def _set_up_sqlite(connection: Any, _: object) -> None:
+def _set_up_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # transactions begin as _begin_sqlite says
+    _write_ahead(connection)
     for setting in (
-        # WAL: who answers and who asks do not wait for each other. FULL: an answer survives a crash.
-        "journal_mode = WAL",
-        "synchronous = FULL",
+        "synchronous = FULL",  # an answer survives a crash
         "foreign_keys = ON",
         # Without it, INSERT OR REPLACE takes rows away behind the back of the triggers.
         "recursive_triggers = ON",
     ):
         connection.execute(f"PRAGMA {setting}")
+
+
+def _leave_to_its_process(connection: Any, record: ConnectionPoolEntry, proxy: PoolProxiedConnection) -> None:
+    """Use no connection of the process that this one was forked from, nor close it."""
+    if record.info.setdefault("process", os.getpid()) != os.getpid():
+        _INHERITED.append(connection)
+        record.dbapi_connection = proxy.dbapi_connection = None  # type: ignore[misc]
+        raise DisconnectionError("this connection belongs to another process")
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Let those who ask and those who answer not wait for each other.
+
+    SQLite does not wait its timeout here, if another process does the same to a new file.
+    """
+    end_s = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end_s:
+                raise
+        time.sleep(0.01)
 
 
 def _set_up_postgresql(connection: Any, _: object) -> None:

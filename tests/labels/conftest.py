@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -77,7 +78,7 @@ def postgresql_folder() -> Iterator[Path]:
             _wait_until_it_answers(folder, server)
             yield folder
         finally:
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # at once, even if a test left a connection open
             server.wait(timeout=30)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

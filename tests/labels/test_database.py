@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,23 @@ def test_a_postgresql_of_another_encoding_is_refused(postgresql_url: str) -> Non
     database.close()
     with pytest.raises(ConfigurationError, match="encoding LATIN1, which cannot hold every name"):
         Database.open(postgresql_url.replace(name, f"{name}_old"), create=True)
+
+
+def test_a_forked_process_uses_no_connection_of_its_parent(store: LabelStore) -> None:
+    store.log("parent")
+    with warnings.catch_warnings():  # the threads of a parallel test run are none of the store's
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:  # whatever happens, this process must not go on with the tests
+        status = 1
+        try:
+            store.log("child")
+            status = 0 if len(store.events()) == 2 else 2
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    store.log("parent again")
+    assert [event.what for event in store.events()] == ["parent", "child", "parent again"]
 
 
 @pytest.fixture
