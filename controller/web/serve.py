@@ -90,6 +90,8 @@ class LabelServer:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65_535:  # the system would take the remainder
+        raise ConfigurationError(f"the label page cannot listen on port {port}, allowed are 0 to 65535")
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -100,7 +102,7 @@ def _listen(host: str, port: int) -> socket.socket:
         except BaseException:
             listening.close()
             raise
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigurationError(
             f"the label page cannot listen on {host}:{port}: {error}; choose another "
             "port, or 0 for a free one"

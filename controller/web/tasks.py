@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from controller.labels.records import (
     told_classes,
 )
 from controller.web.desk import Desk
-from controller.web.messages import NextAsked, ReleaseAsked, RenewAsked, RevisitAsked
+from controller.web.messages import IDENTIFIER, NextAsked, ReleaseAsked, RenewAsked, RevisitAsked
 from controller.web.pictures import PictureShelf, Sent
 from controller.web.refusals import Refusal
 
@@ -145,6 +146,8 @@ class Tasks:
 
     def picture(self, sample_id: str, channel: str) -> Sent:
         """Return a picture's pixels."""
+        if re.fullmatch(IDENTIFIER, sample_id) is None:
+            raise Refusal(404, "There is no such sample.")
         try:
             return self._pictures.picture(self._desk.store.sample(sample_id), channel)
         except (KeyError, OSError, SessionFolderError) as error:

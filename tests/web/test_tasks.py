@@ -1,13 +1,15 @@
-"""The page gets a question, its pictures and nothing that would lead, and what is answered is in the store."""
+"""The page gets a question, its pictures and nothing that would lead; its answers are in the store."""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 from starlette.testclient import TestClient
-from tests.web.support import COLUMNS, ROWS, SCHEMA, Bench, next_task, submission
 
 from controller.labels.records import ModelRecord, WorkerRecord
 from controller.web.desk import Proposal
+from tests.web.support import COLUMNS, ROWS, SCHEMA, Bench, next_task, submission
 
 
 def test_a_question_comes_with_its_pictures_and_nothing_that_would_lead(
@@ -163,9 +165,7 @@ def test_a_folder_that_is_gone_is_said_instead_of_passing_over_everything(
 def test_a_model_may_propose_and_what_it_proposes_is_named(bench: Bench) -> None:
     bench.ask("1", "polygon")
     outline = {"kind": "polygon", "class_name": "spine", "vertices_yx": [[1, 1], [1, 5], [5, 5]]}
-    proposal = Proposal.model_validate_json(
-        '{"model_sha256": "abc", "annotations": [%s]}' % str(outline).replace("'", '"')
-    )
+    proposal = Proposal.model_validate_json(json.dumps({"model_sha256": "abc", "annotations": [outline]}))
     app = bench.app(propose=lambda _request, _sample: proposal)
     with bench.client(bench.token, app) as page:
         prefill = next_task(page)["items"][0]["prefill"]
