@@ -224,12 +224,14 @@ export class Desk {
     performance.mark("answered");
     const outcome = this.outbox.send(this.#submission(task, reply));
     this.trail = null;
+    forget(); // a reload must not show it again
     if (!isDrawn) this.task = null; // it is no longer ours to give back
     const told = outcome.then((result) => this.#hear(result, task));
     // What was drawn stays until the server has looked at it; what took one key need not wait.
     const mayBeLate = performance.now() - this.renewed_ms > task.lease.lease_s * 800;
     if ((isDrawn || mayBeLate) && !(await told) && isDrawn) {
       this.isReady = true;
+      this.save();
       return;
     }
     if (this.held) await this.#takeUp();
@@ -405,7 +407,7 @@ export class Desk {
     const state = this.held ?? (this.isReady && !this.task.revises ? this.#state() : null);
     try {
       if (state) sessionStorage.setItem(SAVED, JSON.stringify({ person: this.me.annotator.name, ...state }));
-      else if (!this.task) sessionStorage.removeItem(SAVED);
+      else if (!this.task) forget();
     } catch {
       // A drawing too large for the browser's storage does not survive a reload.
     }
@@ -424,6 +426,15 @@ export class Desk {
   close() {
     this.save();
     for (const task of [this.task, this.held?.task]) if (task && !task.revises) releaseOnTheWayOut(task.lease.id);
+  }
+}
+
+/** What a reload would go on with is done. */
+function forget() {
+  try {
+    sessionStorage.removeItem(SAVED);
+  } catch {
+    // Then nothing was kept either.
   }
 }
 

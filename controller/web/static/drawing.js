@@ -77,8 +77,8 @@ export class DrawingKind {
     const extra = [keyButton("Ctrl Z", "Undo", () => this.undo()), keyButton("⇧ Ctrl Z", "Redo", () => this.redo())];
     if (this.tools.includes("brush") || this.tools.includes("scribble")) {
       this.sizeShown = make("output", { class: "size" });
-      extra.unshift(keyButton("[", "", () => this.#resize(-1), { "aria-label": "smaller" }), this.sizeShown);
-      extra.splice(2, 0, keyButton("]", "", () => this.#resize(1), { "aria-label": "larger" }));
+      extra.unshift(keyButton("[", "−", () => this.#resize(-1), { "aria-label": "smaller" }), this.sizeShown);
+      extra.splice(2, 0, keyButton("]", "+", () => this.#resize(1), { "aria-label": "larger" }));
     }
     return make("div", { class: "group" }, ...this.toolMarks, ...extra);
   }
