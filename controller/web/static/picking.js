@@ -194,7 +194,9 @@ export class ScoreKind {
     this.needsEnter = true;
     this.slider = make("input", { type: "range", min: 0, max: 1, step: 0.01, value: 0.5, "aria-label": "score" });
     this.value = make("output", {}, "0.50");
+    this.isSet = false; // a slider that nobody touched says nothing
     this.slider.addEventListener("input", () => {
+      this.isSet = true;
       this.value.textContent = Number(this.slider.value).toFixed(2);
       changed();
     });
@@ -224,10 +226,12 @@ export class ScoreKind {
   load(reply) {
     this.slider.value = String(reply.score ?? 0.5);
     this.value.textContent = Number(this.slider.value).toFixed(2);
-    if (reply.score != null) this.exact = { shown: this.slider.value, score: reply.score };
+    this.isSet = reply.score != null;
+    if (this.isSet) this.exact = { shown: this.slider.value, score: reply.score };
   }
 
   reply() {
+    if (!this.isSet) return "Press a key from 1 to 9, or set the slider.";
     // The slider rounds; a key means exactly what it says.
     const score = this.exact?.shown === this.slider.value ? this.exact.score : Number(this.slider.value);
     return { score };
