@@ -82,7 +82,7 @@ class Selector:
         Seconds since 1970, UTC.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         store: LabelStore,
         images: SessionImages,
@@ -98,6 +98,7 @@ class Selector:
         self._seed, self._now = seed, now
         self._schema = store.add_schema(plan.label_schema)
         self._crops: dict[str, Floats] = {}
+        self._splits = store.splits()
         asked = [r for r in store.requests() if r.arm in {"policy", "random_audit"}]
         self._arms: list[AuditedArm] = [
             "random_audit" if r.arm == "random_audit" else "policy" for r in asked
@@ -129,7 +130,6 @@ class Selector:
     def known(self) -> Known:
         """Return what has been answered about places, with a row for each sample."""
         samples = {sample.id: sample for sample in self._store.samples()}
-        splits = self._store.splits()
         answers: dict[str, list[AnswerRecord]] = {}
         for answer in self._store.answers():
             if len(answer.sample_ids) == 1 and answer.schema_id == self._schema.id:
@@ -148,7 +148,7 @@ class Selector:
         return Known(
             self._encoded([crop for *_, crop in rows]),
             np.stack([target for _, target, *_ in rows]),
-            np.array([splits.get((s.session, s.field)) == "held_out" for s in places]),
+            np.array([self._splits.get((s.session, s.field)) == "held_out" for s in places]),
             np.array([any(a.arm == "random_audit" for a in given) for _, _, given, _ in rows]),
             np.array([sum(a.elapsed_s for a in given) for _, _, given, _ in rows]),
             tuple(sample.id for sample in places),
@@ -247,13 +247,16 @@ class Selector:
         return found.pop() if len(found) == 1 else None
 
     def _split_of(self, session: str, field: str) -> Split:
-        known = self._store.splits()
+        if (session, field) not in self._splits:
 
-        def propose() -> Split:
-            held_out = sum(split == "held_out" for split in known.values())
-            return "held_out" if held_out + 1 <= self._plan.held_out * (len(known) + 1) else "train"
+            def propose() -> Split:
+                held_out = sum(split == "held_out" for split in self._splits.values())
+                is_due = held_out + 1 <= self._plan.held_out * (len(self._splits) + 1)
+                return "held_out" if is_due else "train"
 
-        return known.get((session, field)) or self._store.split_of(session, field, propose)
+            # Locked in the store: whatever somebody else has proposed before holds.
+            self._splits[session, field] = self._store.split_of(session, field, propose)
+        return self._splits[session, field]
 
     def _target(self, given: list[AnswerRecord]) -> Floats | None:
         """Return which part of the answers says each class; ``None`` if all were unsure."""

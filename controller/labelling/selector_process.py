@@ -39,7 +39,7 @@ class SelectorWork:
         self._session = FollowedSession(folder)
         self._questions = SessionQuestions(store, plan.annotators if plan else 1)
         self._selector: Selector | None = None
-        self._judged_at = -1
+        self._judged_at = 0
 
     def step(self) -> str | None:
         """Take in what the session did, ask what there is room for, and tell what that was."""
@@ -63,9 +63,10 @@ class SelectorWork:
             )
         selector = self._selector
         added = selector.pool.take_in(reader)
-        if selector.pool.pretrain():
-            self._store.log("encoder trained", places=len(selector.pool))
         asked = selector.ask()
+        # Only while people have something to answer: it takes half a minute.
+        if not asked and selector.pool.pretrain():
+            self._store.log("encoder trained", places=len(selector.pool))
         judged = self._judge(selector)
         did = [
             f"{added} new places of {len(selector.pool)}" if added else "",

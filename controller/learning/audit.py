@@ -13,6 +13,7 @@ from math import ceil
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from controller.core.asking import Candidates, QueryStrategy
 
@@ -74,17 +75,24 @@ def arms_of_next(
 
 
 def choose_audited(
-    strategy: QueryStrategy, candidates: Candidates, arms: Sequence[AuditedArm], rng: np.random.Generator
+    strategy: QueryStrategy,
+    candidates: Candidates,
+    arms: Sequence[AuditedArm],
+    rng: np.random.Generator,
+    *,
+    open_to_strategy: NDArray[np.bool_] | None = None,
 ) -> AuditedChoice:
     """Return what to ask about, by chance where ``arms`` says so and by the strategy elsewhere.
 
-    Chance draws first, from all candidates alike; the strategy chooses among the rest. With fewer
-    candidates than ``arms``, the last ones get nothing.
+    Chance draws first, from all candidates alike; the strategy chooses among the rest, of those that are
+    ``open_to_strategy``, shape ``(n,)``, if that is given. Where there are too few, some arms get less.
     """
-    arms = arms[: len(candidates)]
     drawn = rng.permutation(len(candidates))[: arms.count("random_audit")].tolist()
-    rest = np.setdiff1d(np.arange(len(candidates)), drawn)
-    chosen = strategy.choose(_some(candidates, rest), arms.count("policy"), rng)
+    is_left = np.ones(len(candidates), np.bool_) if open_to_strategy is None else open_to_strategy.copy()
+    is_left[drawn] = False
+    rest = np.flatnonzero(is_left)
+    chosen = strategy.choose(_some(candidates, rest), min(arms.count("policy"), len(rest)), rng)
+    arms = _without_what_there_is_none_of(arms, len(drawn), len(chosen.indices))
     by_choice = iter(zip(rest[list(chosen.indices)].tolist(), chosen.scores, strict=True))
     by_chance = iter(drawn)
     picks = [(next(by_chance), 0.0) if arm == "random_audit" else next(by_choice) for arm in arms]
@@ -97,7 +105,20 @@ def choose_audited(
     )
 
 
-def _some(candidates: Candidates, numbers: np.typing.NDArray[np.int64]) -> Candidates:
+def _without_what_there_is_none_of(
+    arms: Sequence[AuditedArm], by_chance: int, by_choice: int
+) -> list[AuditedArm]:
+    """Return the arms that got a candidate, in their order."""
+    left = {"random_audit": by_chance, "policy": by_choice}
+    kept: list[AuditedArm] = []
+    for arm in arms:
+        if left[arm] > 0:
+            left[arm] -= 1
+            kept.append(arm)
+    return kept
+
+
+def _some(candidates: Candidates, numbers: NDArray[np.int64]) -> Candidates:
     """Return the candidates with these numbers."""
     return replace(
         candidates,
