@@ -28,13 +28,13 @@ class Left(NamedTuple):
 def work_of(store: LabelStore, annotator: Annotator) -> Work:
     """Return how much somebody did."""
     table = tables.answer
-    # One of the two has JSON of its own; the other reads it from text.
-    parse: Any = cast if store.database.is_postgresql else type_coerce
-    elapsed_s = parse(table.c.content, JSON)["elapsed_s"].as_float()
-    query = select(func.count().filter(table.c.revision == 0), func.sum(elapsed_s)).where(
-        table.c.annotator_id == annotator.id
-    )
     with store.database.reading() as connection:
+        # One of the two has JSON of its own; the other reads it from text.
+        parse: Any = cast if connection.dialect.name == "postgresql" else type_coerce
+        elapsed_s = parse(table.c.content, JSON)["elapsed_s"].as_float()
+        query = select(func.count().filter(table.c.revision == 0), func.sum(elapsed_s)).where(
+            table.c.annotator_id == annotator.id
+        )
         answers, seconds = connection.execute(query).one()
     return Work(answers, seconds or 0.0)
 
