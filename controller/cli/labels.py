@@ -61,7 +61,7 @@ def invite(
             raise ConfigurationError(f"--role {role!r}: allowed are {', '.join(_ROLES)}")
         store = _store(folder, database, create=True)
         try:
-            annotator = store.add_annotator(name, role)  # type: ignore[arg-type]  # checked above
+            annotator = store.add_annotator(name, role)
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
         token = store.new_token(annotator)

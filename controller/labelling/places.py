@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,13 @@ from controller.recording.documents import FrameDocument
 
 #: Two pixel sizes are the same if they differ by less.
 _SAME = 1.01
+
+
+class Run(NamedTuple):
+    """Which session frames are of, and the name of its microscope."""
+
+    session: str
+    microscope: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,14 +52,14 @@ def places_of(
     document: FrameDocument,
     photons: NDArray[np.float32],
     plan: LabelPlan,
-    about: NewSample,
+    run: Run,
 ) -> Iterator[Place]:
     """Cut a frame into squares that do not overlap, from its middle out; none if it is too small.
 
     Parameters
     ----------
-    about
-        What all samples of that session have in common; place and frame are filled in.
+    run
+        What all samples of that session have in common.
     """
     side, settings = plan.crop_px, document.settings
     rows, columns = photons.shape
@@ -64,7 +72,9 @@ def places_of(
             yield Place(
                 (round(2 * y_m / size_m), round(2 * x_m / size_m)),
                 fields,
-                about.replace(
+                NewSample(
+                    session=run.session,
+                    microscope=run.microscope,
                     field=fields[0],
                     uri=document.path,
                     frame_index=document.index,

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.errors import SessionFolderError
-from controller.labelling.places import Place, is_asked_about, places_of
+from controller.labelling.places import Place, Run, is_asked_about, places_of
 from controller.labels.plan import LabelPlan
-from controller.labels.records import NewSample
 from controller.learning.patch_encoder import PatchEncoder, PretrainingOptions, pretrain, untrained
 from controller.networks.weights import read_weights, write_weights
 from controller.recording.reader import SessionReader
@@ -59,11 +58,7 @@ class Pool:
     def take_in(self, reader: SessionReader) -> int:
         """Cut what is new of a session into places; return how many are new or newly scanned."""
         plan, added = self._plan, 0
-        capabilities = reader.start.microscope
-        about = {
-            "session": reader.start.run_id,
-            "microscope": str(capabilities.get("name") or "unknown"),
-        }
+        run = Run(reader.start.run_id, str(reader.start.microscope.get("name") or "unknown"))
         new = [reader.frames[index] for index in sorted(set(reader.frames) - self._seen)]
         finest_m = min([self._finest_m, *(f.settings.pixel_size_m for f in new)])
         if plan.modality is None and finest_m < self._finest_m / 1.01:
@@ -79,8 +74,7 @@ class Pool:
                 photons = np.asarray(reader.frame(document.index).photons, np.float32)
             except SessionFolderError:
                 continue  # damaged: the report says so, and nobody can be shown it
-            known = NewSample.model_construct(**about)
-            for place in places_of(document, photons, plan, known):
+            for place in places_of(document, photons, plan, run):
                 self._places.pop(place.key, None)
                 self._places[place.key] = place
                 self._features.pop(place.key, None)

@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller.core.settings import Region, ScanSettings
-from controller.labelling.places import is_asked_about, places_of
+from controller.labelling.places import Run, is_asked_about, places_of
 from controller.labels.plan import LabelPlan
-from controller.labels.records import NewSample
 from controller.recording.documents import FrameDocument
 
 PIXEL_M = 20e-9
 PLAN = LabelPlan(classes=("ring",), crop_px=32, field_m=2e-6)
-ABOUT = NewSample.model_construct(session="run", microscope="simulated")
+RUN = Run("run", "simulated")
 
 
 def scan(rows: int, columns: int, center_yx_m: tuple[float, float] = (0.0, 0.0)) -> FrameDocument:
@@ -46,7 +45,7 @@ def scan(rows: int, columns: int, center_yx_m: tuple[float, float] = (0.0, 0.0))
 )
 def test_a_frame_is_cut_into_squares_that_do_not_overlap(shape: tuple[int, int], count: int) -> None:
     photons = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape)
-    places = list(places_of(scan(*shape), photons, PLAN, ABOUT))
+    places = list(places_of(scan(*shape), photons, PLAN, RUN))
     assert len(places) == count
     seen = np.concatenate([place.photons.ravel() for place in places]) if places else np.zeros(0)
     assert len(np.unique(seen)) == count * 32 * 32
@@ -58,7 +57,7 @@ def test_a_frame_is_cut_into_squares_that_do_not_overlap(shape: tuple[int, int],
 
 def test_the_same_place_has_the_same_key_in_another_scan_of_another_size() -> None:
     small, large = (
-        {p.key: p for p in places_of(scan(side, side), np.zeros((side, side), np.float32), PLAN, ABOUT)}
+        {p.key: p for p in places_of(scan(side, side), np.zeros((side, side), np.float32), PLAN, RUN)}
         for side in (64, 128)
     )
     assert set(small) <= set(large)
@@ -76,7 +75,7 @@ def test_what_two_places_in_different_fields_show_never_overlaps(
     plan = PLAN.replace(field_m=field_px * PIXEL_M)
     document = scan(rows, rows, (y_px * PIXEL_M, x_px * PIXEL_M))
     owner: dict[tuple[int, int], set[str]] = {}
-    for place in places_of(document, np.zeros((rows, rows), np.float32), plan, ABOUT):
+    for place in places_of(document, np.zeros((rows, rows), np.float32), plan, RUN):
         assert place.fields[0] == place.sample.field
         roi = place.sample.roi
         top, left = y_px - rows / 2 + roi.y, x_px - rows / 2 + roi.x

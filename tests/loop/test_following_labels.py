@@ -65,9 +65,7 @@ def model(number: int, **about: object) -> Weights:
 Action = Callable[[Path], object]
 
 
-def run(
-    tmp_path: Path, actions: dict[int, Action], *, follows: bool = True
-) -> SessionReader:
+def run(tmp_path: Path, actions: dict[int, Action], *, follows: bool = True) -> SessionReader:
     """Run a session; after each cycle that ``actions`` names, its action is done to the folder of models."""
     session = tmp_path / "session"
 

@@ -73,7 +73,9 @@ def _structure(number: int, shape: tuple[int, int], rng: np.random.Generator) ->
     drawn = np.zeros(shape)
     for _ in range(5):
         angle = rng.uniform(0, np.pi)
-        across = (y - rng.uniform(0, shape[0])) * np.cos(angle) - (x - rng.uniform(0, shape[1])) * np.sin(angle)
+        across = (y - rng.uniform(0, shape[0])) * np.cos(angle) - (x - rng.uniform(0, shape[1])) * np.sin(
+            angle
+        )
         along = y * np.sin(angle) + x * np.cos(angle)
         bent = across + 4 * np.sin(along / 17 + rng.uniform(0, 6))
         rings = 0.5 + 0.5 * np.cos(2 * np.pi * along / 9.5) if number % 3 == 0 else 0.55
