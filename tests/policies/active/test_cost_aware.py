@@ -121,7 +121,8 @@ def candidates_of(seconds: Any, predicted: Any, seed: int = 0) -> Candidates:
 
 def test_it_keeps_the_contract_of_a_strategy() -> None:
     options: Any = CostAwareStrategy.Options(exponent=0.5)
-    make: Any = lambda: CostAwareStrategy(options, BaldStrategy())  # noqa: E731
+    inner: Any = BaldStrategy()
+    make: Any = lambda: CostAwareStrategy(options, inner)  # noqa: E731
     check_strategy(make)
 
 
