@@ -102,6 +102,7 @@ assignment = Table(
     Column("lease_id", String(36), unique=True),
     Column("lease_until_s", Float),
     UniqueConstraint("request_id", "slot"),
+    UniqueConstraint("request_id", "annotator_id"),  # nobody has two of them
 )
 
 #: Somebody who would rather not answer a request is not asked it again.
@@ -116,12 +117,14 @@ declined = Table(
 answer = Table(
     "answer",
     metadata,
-    Column("number", Integer, primary_key=True),  # in the order of arrival
+    Column("number", Integer, primary_key=True, autoincrement=False),  # 1, 2, … in the order of arrival
     Column("id", String(36), nullable=False, unique=True),
     Column("key", String(200), nullable=False),
     Column("assignment_id", ForeignKey("assignment.id")),
     Column("revision", Integer),  # 0, 1, …: the answer and what replaced it; NULL: it came second
     Column("annotator_id", ForeignKey("annotator.id"), nullable=False),
+    Column("told", Text, nullable=False),  # the classes that it says are there, to be counted
+    Column("elapsed_s", Float, nullable=False),
     Column("content", Text, nullable=False),
     Column("created_s", Float, nullable=False),
     UniqueConstraint("annotator_id", "key"),
@@ -180,7 +183,8 @@ event = Table(
     Column("created_s", Float, nullable=False),
 )
 
-#: Rows of these are never changed nor taken away; the database itself refuses it.
+#: Rows of these are never changed nor taken away; the database itself refuses it. Of a request only the
+#: state changes.
 APPEND_ONLY = (label_schema, sample, split, answer, answer_sample, consensus, snapshot, model, event)
 
 Index("next_request", request.c.state, request.c.priority, request.c.created_s)
