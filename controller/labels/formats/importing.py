@@ -252,7 +252,7 @@ def _read_polygon_files(reading: _Reading, _: Path) -> None:
     for path in _files(reading.root, (_POLYGONS,)):
         name = path.name.removesuffix(_POLYGONS)
         image = read_image(_partner(path, name))
-        said = tuple(_polygons(path, classes, how))
+        said = tuple(_polygons(path, classes, how)) or _nothing(reading)
         if not said:
             reading.notes.append(f"{path.name} has no polygons; its image was left out")
             continue
@@ -347,6 +347,8 @@ def _read_coco_file(reading: _Reading, source: Path) -> None:
         reading.notes += notes
         about = entry.stedfast.about_image if entry.stedfast else {}
         together = {who: (*about.get(who, ()), *said.get(who, ())) for who in {**about, **said}}
+        if not together and _nothing(reading):
+            together = {"": _nothing(reading)}
         if together:
             sample = entry.stedfast.sample if entry.stedfast else None
             reading.found.append(_Found(Path(entry.file_name).stem, image, together, sample))
@@ -375,6 +377,11 @@ def _partner(path: Path, name: str) -> Path:
         if image.is_file():
             return image
     raise LabelFileError(f"{path} has labels, but there is no {name}.tif beside it")
+
+
+def _nothing(reading: _Reading) -> tuple[Annotation, ...]:
+    """Return what it means that nothing is drawn in an image: that nothing is there, if nothing was left out."""
+    return (TagAnnotation(present=(NOTHING_HERE,)),) if reading.options.coverage == "image" else ()
 
 
 def _named_classes(reading: _Reading, what: str) -> tuple[str, ...]:
