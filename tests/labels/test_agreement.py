@@ -103,4 +103,5 @@ def test_dice_is_taken_where_both_looked() -> None:
     first = np.array([[1, 1, 0, 0, -1]])
     second = np.array([[1, 0, 0, -1, 1]])
     found = dice_of(first, second)
-    assert (found.value, found.items) == (pytest.approx(2 / 3), 3)
+    assert found.value == pytest.approx(2 / 3)
+    assert found.items == 3
