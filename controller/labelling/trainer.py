@@ -88,8 +88,9 @@ class LabelTrainer:
     ----------
     store, images
         Answers, and the images that they are about.
-    seconds
-        A clock for how long training takes.
+    cpu_s
+        Tells the seconds of computing so far: a computer that is busy otherwise makes training slower, not
+        shorter.
     """
 
     def __init__(
@@ -99,13 +100,13 @@ class LabelTrainer:
         plan: LabelPlan,
         beginning: Beginning,
         *,
-        seconds: Callable[[], float] = time.monotonic,
+        cpu_s: Callable[[], float] = time.process_time,
     ) -> None:
         self.store, self.plan, self.beginning = store, plan, beginning
-        self._images, self._seconds = images, seconds
+        self._images, self._cpu_s = images, cpu_s
         self._seen = -1
         self._told = ""
-        self._beaten: tuple[str, float] = ("", -_BEAT_S)
+        self._beaten: tuple[str, float] = ("", 0.0)
 
     def run(self, wait: Callable[[float], bool], every_s: float = 1.0) -> None:
         """Look for new answers every so many seconds, until ``wait`` returns true.
@@ -183,7 +184,7 @@ class LabelTrainer:
             return frozenset()
 
     def _learn(self, material: Material) -> ModelRecord:
-        began_s = self._seconds()
+        began_s = self._cpu_s()
         snapshot = self.store.add_snapshot(material.content())
         parent, start = self._parent(material.label_schema)
         self._beat("working", f"preparing {len(material.items)} samples")
@@ -210,7 +211,7 @@ class LabelTrainer:
             **before.metrics("_before"),
             **self._old_domain(start, done.weights, options),
             "steps": float(options.steps),
-            "training_s": self._seconds() - began_s,
+            "training_s": self._cpu_s() - began_s,
             "oversampling": options.imbalance.oversampling,
             "samples": float(len(material.learned)),
             "samples_held_out": float(len(material.judges)),
@@ -271,9 +272,9 @@ class LabelTrainer:
             return options
         few = options.replace(steps=_RATE_STEPS)
         images = [image for _, image in learned][:8]
-        began_s = self._seconds()
+        began_s = self._cpu_s()
         train(images, [], start, few, np.random.default_rng(int(name[:12], 16)))
-        rate_s = max(1e-4, (self._seconds() - began_s) / _RATE_STEPS)
+        rate_s = max(1e-4, (self._cpu_s() - began_s) / _RATE_STEPS)
         steps = int(self.plan.train_s / rate_s)
         return options.replace(steps=min(_STEPS_MAX, max(_STEPS_MIN, steps)))
 
@@ -314,9 +315,9 @@ class LabelTrainer:
 
     def _beat(self, state: State, message: str) -> None:
         said, at_s = self._beaten
-        if said == f"{state}: {message}" and self._seconds() - at_s < _BEAT_S:
+        if said == f"{state}: {message}" and time.monotonic() - at_s < _BEAT_S:
             return
-        self._beaten = f"{state}: {message}", self._seconds()
+        self._beaten = f"{state}: {message}", time.monotonic()
         self.store.beat(WorkerRecord(name=WORKER, pid=os.getpid(), state=state, message=message, beat_s=0.0))
 
 
