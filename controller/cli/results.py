@@ -90,7 +90,7 @@ def _export_answers(folder: Path, target: Path) -> list[Path]:
     """Write the answers of people as a table, where there are any."""
     try:
         from controller.labels.database import LABELS_NAME
-        from controller.labels.formats.tables import write_answers
+        from controller.labels.formats.exporting import write_answers
         from controller.labels.store import LabelStore
     except ImportError:
         return []  # without the extra nobody can have answered here

@@ -14,9 +14,12 @@ from controller.core.asking import Candidates, QueryStrategy
 from controller.labelling.places import Place
 from controller.labelling.pool import Pool
 from controller.labelling.session_images import RAW, SessionImages
+from controller.labels.class_consensus import ONE_OF
+from controller.labels.consensus import update_consensus
 from controller.labels.plan import LabelPlan
 from controller.labels.records import (
     AnswerRecord,
+    Consensus,
     NewRequest,
     Request,
     RequestItem,
@@ -25,7 +28,7 @@ from controller.labels.records import (
     told_classes,
 )
 from controller.labels.store import LabelStore
-from controller.learning.annotations import AMBIGUOUS, NOTHING_HERE
+from controller.learning.annotations import NOTHING_HERE
 from controller.learning.answer_cost import AnswerTask, CostModel, TimedAnswer
 from controller.learning.audit import AuditedArm, arms_of_next, choose_audited
 from controller.learning.patch_classifier import PatchClassifier, fit
@@ -134,9 +137,11 @@ class Selector:
         for answer in self._store.answers():
             if len(answer.sample_ids) == 1 and answer.schema_id == self._schema.id:
                 answers.setdefault(answer.sample_ids[0], []).append(answer)
+        update_consensus(self._store)
+        agreed = self._store.consensus(ONE_OF)
         rows = []
         for sample_id, given in answers.items():
-            target = self._target(given)
+            target = self._target(given, agreed.get(sample_id))
             crop = self._crop(samples[sample_id])
             if target is not None and crop is not None:
                 rows.append((sample_id, target, given, crop))
@@ -258,14 +263,17 @@ class Selector:
             self._splits[session, field] = self._store.split_of(session, field, propose)
         return self._splits[session, field]
 
-    def _target(self, given: list[AnswerRecord]) -> Floats | None:
-        """Return which part of the answers says each class; ``None`` if all were unsure."""
+    def _target(self, given: list[AnswerRecord], agreed: Consensus | None) -> Floats | None:
+        """Return how probable each class is, by what all answers come to; ``None`` if all were unsure."""
         names = [NOTHING_HERE, *self._plan.classes]
         votes = np.zeros(len(names), np.float32)
-        for answer in given:
-            told = [name for name in told_classes(answer.reply) if name != AMBIGUOUS]
-            for name in told:
-                votes[names.index(name)] += 1 / len(told)
+        if agreed is not None and agreed.names == tuple(names):
+            votes[:] = agreed.classes
+        else:
+            for answer in given:
+                told = [name for name in told_classes(answer.reply) if name in names]
+                for name in told:
+                    votes[names.index(name)] += 1 / len(told)
         return votes / votes.sum() if votes.any() else None
 
     def _crop(self, sample: Sample) -> Floats | None:

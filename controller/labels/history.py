@@ -28,12 +28,12 @@ class Left(NamedTuple):
 def work_of(store: LabelStore, annotator: Annotator) -> Work:
     """Return how much somebody did; it reads all that they said, so ask seldom."""
     table = tables.answer
-    # One of the two has JSON of its own; the other reads it from text.
-    parse: Any = cast if store.database.is_postgresql else type_coerce
-    query = select(func.sum(parse(table.c.content, JSON)["elapsed_s"].as_float())).where(
-        table.c.annotator_id == annotator.id
-    )
     with store.database.reading() as connection:
+        # One of the two has JSON of its own; the other reads it from text.
+        parse: Any = cast if connection.dialect.name == "postgresql" else type_coerce
+        query = select(func.sum(parse(table.c.content, JSON)["elapsed_s"].as_float())).where(
+            table.c.annotator_id == annotator.id
+        )
         seconds = connection.execute(query).scalar()
     return Work(answered_by(store, annotator), seconds or 0.0)
 

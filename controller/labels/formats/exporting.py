@@ -100,7 +100,7 @@ def export_labels(
     try:
         target.mkdir(parents=True, exist_ok=True)
         if format == "csv":
-            return [_write_answers(store, target / CSV_NAME, session, annotator)]
+            return [write_answers(store, target / CSV_NAME, session=session, annotator=annotator)]
         labelled = collect(store, images, session=session, annotator=annotator)
         written, left_out = _write_all(labelled, target, format)
         if left_out:
@@ -304,7 +304,9 @@ def _write_left_out(path: Path, left_out: Iterable[LeftOut]) -> Path:
     return write_safe_table(path, columns, rows)
 
 
-def _write_answers(store: LabelStore, path: Path, session: str | None, annotator: str | None) -> Path:
+def write_answers(
+    store: LabelStore, path: Path, *, session: str | None = None, annotator: str | None = None
+) -> Path:
     """Write all answers, those that were replaced among them."""
     people = _people(store, annotator)
     samples = {sample.id: sample for sample in store.samples(session)}
