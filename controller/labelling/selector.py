@@ -32,6 +32,7 @@ from controller.learning.annotations import NOTHING_HERE
 from controller.learning.answer_cost import AnswerTask, CostModel, TimedAnswer
 from controller.learning.audit import AuditedArm, arms_of_next, choose_audited
 from controller.learning.patch_classifier import PatchClassifier, fit
+from controller.learning.worth import Answered
 
 #: Members of the model: samples of what its weights may be.
 _MEMBERS = 20
@@ -49,8 +50,8 @@ class Known:
         Shape ``(n, features)``.
     targets
         Part of the answers that say each class, shape ``(n, classes)``; class 0 is nothing here.
-    is_held_out, is_audit
-        Whether a sample judges, and whether chance had chosen it; shape ``(n,)``.
+    is_held_out
+        Whether a sample judges, shape ``(n,)``.
     answer_s
         Seconds that people spent on it, shape ``(n,)``.
     samples
@@ -60,7 +61,6 @@ class Known:
     features: Floats
     targets: Floats
     is_held_out: NDArray[np.bool_]
-    is_audit: NDArray[np.bool_]
     answer_s: NDArray[np.float64]
     samples: tuple[str, ...]
 
@@ -148,16 +148,34 @@ class Selector:
         count = 1 + len(self._plan.classes)
         if not rows:
             empty = np.zeros(0, np.bool_)
-            return Known(self._encoded([]), np.zeros((0, count), np.float32), empty, empty, np.zeros(0), ())
+            return Known(self._encoded([]), np.zeros((0, count), np.float32), empty, np.zeros(0), ())
         places = [samples[sample_id] for sample_id, *_ in rows]
         return Known(
             self._encoded([crop for *_, crop in rows]),
             np.stack([target for _, target, *_ in rows]),
             np.array([self._splits.get((s.session, s.field)) == "held_out" for s in places]),
-            np.array([any(a.arm == "random_audit" for a in given) for _, _, given, _ in rows]),
             np.array([sum(a.elapsed_s for a in given) for _, _, given, _ in rows]),
             tuple(sample.id for sample in places),
         )
+
+    def answered(self, known: Known) -> Answered:
+        """Return the answers that a strategy or chance asked for, as what they are worth is judged by."""
+        arms = {
+            item.sample_id: request.arm
+            for request in self._store.requests()
+            for item in request.items
+            if request.arm in {"policy", "random_audit"}
+        }
+        ours = np.array([sample in arms for sample in known.samples], np.bool_)
+        everything = Answered(
+            features=known.features.astype(np.float64),
+            classes=known.targets.argmax(axis=1).astype(np.int64),
+            weights=known.targets.max(axis=1, initial=0.0).astype(np.float64),
+            seconds=known.answer_s,
+            is_audit=np.array([arms.get(s) == "random_audit" for s in known.samples], np.bool_),
+            is_held_out=known.is_held_out,
+        )
+        return everything.part(np.flatnonzero(ours))
 
     def model(self, known: Known) -> PatchClassifier:
         """Return what has been learned from the answers that do not judge."""

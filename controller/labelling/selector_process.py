@@ -7,11 +7,14 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
+
 from controller.labelling.selector import Selector
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import LABELS_FOLDER, plan_of
 from controller.labelling.session_questions import SessionQuestions
 from controller.labelling.workers import work_until_input_ends
+from controller.labelling.worth import worth_of
 from controller.labels.plan import LabelPlan
 from controller.labels.store import LabelStore
 from controller.plugins import find_strategy
@@ -67,7 +70,7 @@ class SelectorWork:
         # Only while people have something to answer: it takes half a minute.
         if not asked and selector.pool.pretrain():
             self._store.log("encoder trained", places=len(selector.pool))
-        judged = self._judge(selector)
+        judged = self._judge(selector, self._plan, reader.start.seed)
         did = [
             f"{added} new places of {len(selector.pool)}" if added else "",
             f"asked {len(asked)}" if asked else "",
@@ -75,18 +78,28 @@ class SelectorWork:
         ]
         return ", ".join(part for part in did if part) or None
 
-    def _judge(self, selector: Selector) -> str:
+    def _judge(self, selector: Selector, plan: LabelPlan, seed: int) -> str:
         """Write down what the answers so far have taught, when there are enough new ones."""
         count = self._store.answered_so_far()
         if count // _WORTH_EVERY <= self._judged_at // _WORTH_EVERY:
             return ""
         self._judged_at = count
-        worth = selector.worth()
+        answered = selector.answered(selector.known())
+        worth = worth_of(self._store, answered, plan.classes, np.random.default_rng([seed, 3]))
         path = self._folder / WORTH_NAME
         path.parent.mkdir(exist_ok=True)
         waiting = path.with_suffix(".tmp")
         waiting.write_text(json.dumps(worth, allow_nan=False), encoding="utf-8")
         waiting.replace(path)
+        for arm, points in worth["curves"].items():
+            if points:
+                last = points[-1]
+                self._store.log(
+                    "judged",
+                    arm=arm,
+                    measure=worth["measure"],
+                    **{k: last[k] for k in ("answers", "seconds", "value")},
+                )
         return "judged what the answers taught"
 
 

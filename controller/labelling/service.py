@@ -66,7 +66,7 @@ class LabelService:
                 images=SessionImages(where.folder),
                 plan=self.plan,
                 status=lambda: {"session": session.state()},
-                worth=lambda: worth_of(where.folder),
+                worth=lambda: last_worth(where.folder),
                 now=time.time,
             )
             self.server = LabelServer(desk, host=where.host, port=where.port, names=where.names)
@@ -142,7 +142,7 @@ class SessionState:
         }
 
 
-def worth_of(folder: Path) -> dict[str, Any]:
+def last_worth(folder: Path) -> dict[str, Any]:
     """Return what the answers have taught, as it was computed last; empty before."""
     path = folder / WORTH_NAME
     if not path.is_file():
