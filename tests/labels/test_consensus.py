@@ -207,7 +207,7 @@ def test_good_annotators_outvote_bad_ones_and_skills_say_who_is_who(lab: Lab) ->
     rng = np.random.default_rng(3)
     names = (NOTHING_HERE, *SCHEMA.classes)
     skills = {"good": 0.97, "fair": 0.9, "bad": 0.4, "worse": 0.35}
-    truth = rng.integers(0, 3, 40)
+    truth = rng.integers(0, 3, 25)
     samples = [lab.sample(number) for number in range(len(truth))]
     for who, skill in skills.items():
         for sample, true in zip(samples, truth, strict=True):
@@ -223,7 +223,7 @@ def test_good_annotators_outvote_bad_ones_and_skills_say_who_is_who(lab: Lab) ->
     assert [
         a is not None and abs(a - skill) < 0.12 for a, skill in zip(accuracy, skills.values(), strict=True)
     ]
-    assert {skill.shared for skill in judged.values()} == {40}
+    assert {skill.shared for skill in judged.values()} == {25}
 
 
 def test_with_too_few_shared_answers_nobody_is_judged(lab: Lab) -> None:
@@ -265,7 +265,7 @@ def test_nobody_is_taught_anything_outside_of_what_somebody_looked_at(lab: Lab) 
     assert (target.weights[outside] == 0).all()
     assert (target.classes[2:6, 2:6] == 1).all()
     # Where one person alone looked, nothing is surer than one person is.
-    assert np.nanmin(mask[7:12, 7:12]) >= 0.1
+    np.testing.assert_allclose(mask[7:12, 7:12], 0.1, atol=1 / 255)
 
 
 def test_three_masks_come_to_one_that_weighs_more_where_they_agree(lab: Lab) -> None:
