@@ -45,7 +45,7 @@ class ConsensusOptions(Settings):
     """Probability that one person is right of whom nothing is known."""
     least_shared: Annotated[int, Field(ge=1)] = 10
     """Answers about samples that others answered too, before somebody is judged by them."""
-    prior_answers: NonNegative = 2.0
+    prior_answers: NonNegative = 4.0
     """Answers per class, right with ``trust``, that everybody is thought to have given before the first."""
 
     @property

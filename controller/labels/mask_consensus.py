@@ -33,6 +33,10 @@ Drawn = Literal["masks", "boxes"]
 
 #: Which kinds of questions are answered by which of the two.
 DRAWN_BY: dict[str, Drawn] = {"mask": "masks", "polygon": "masks", "box": "boxes"}
+#: Where people are judged: so near to what anybody marked.
+NEAR_PX = 3
+#: How much what is thought of people weighs beside what they drew.
+PRIOR_PART = 0.3
 DRAWN_WAYS: tuple[Drawn, ...] = ("masks", "boxes")
 
 
@@ -88,36 +92,39 @@ def drawing_of(answer: AnswerRecord, schema: LabelSchema, shape_yx: ShapeYX) -> 
     return Drawing(answer.id, answer.annotator_id, schema, classes, np.maximum(target.instances, 0))
 
 
-def soft_masks(
-    drawings: Mapping[str, Drawing], newest: LabelSchema, trust: float, options: StapleOptions | None = None
-) -> dict[str, SoftMask]:
+def soft_masks(drawings: Mapping[str, Drawing], newest: LabelSchema, trust: float) -> dict[str, SoftMask]:
     """Return the soft mask of "nothing here" and of each class that anybody marked.
+
+    People are judged near what anybody marked, and not found faultless before they have drawn much.
 
     Parameters
     ----------
     drawings
         What each person drew, by the person; raters are in this order.
     trust
-        How far one person's word is trusted: where only one looked, no probability goes beyond it.
+        How far one person's word is trusted: where one alone looked, that is the probability.
 
     Returns
     -------
     By class. Sensitivities and specificities are nan where one person alone drew.
     """
+    options = StapleOptions(prior_part=PRIOR_PART, trust=trust)
+    near = ndimage.binary_dilation(
+        np.any([drawing.classes > 0 for drawing in drawings.values()], axis=0), iterations=NEAR_PX
+    )
     found = {}
     for name in (NOTHING_HERE, *newest.classes):
         masks = np.stack([drawing.of_class(name, newest) for drawing in drawings.values()])
         if name != NOTHING_HERE and not (masks == 1).any():
             continue
+        result = staple(masks, options, near if near.any() else None)
         lookers = (masks != SILENT).sum(axis=0)
-        result = staple(masks, options)
-        probability = result.probability
-        alone = lookers == 1
-        probability[alone] = np.clip(probability[alone], 1 - trust, trust)
+        word = np.where((masks == 1).any(axis=0), trust, 1 - trust)
+        probability = np.where(lookers == 1, word, result.probability)
+        skills = result.sensitivity, result.specificity
         if lookers.max(initial=0) < 2:
-            unknown = np.full(len(masks), np.nan)
-            result = SoftMask(probability, unknown, unknown)
-        found[name] = result
+            skills = np.full(len(masks), np.nan), np.full(len(masks), np.nan)
+        found[name] = SoftMask(probability, *skills)
     return found
 
 

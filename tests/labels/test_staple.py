@@ -85,6 +85,20 @@ def test_a_prior_decides_where_raters_are_divided() -> None:
     assert low < high
 
 
+def test_who_marks_little_and_wildly_is_not_taken_for_faultless() -> None:
+    published, careful = 0.0, 0.0
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        truth, masks = contours(seed)
+        strays = ndimage.binary_dilation(rng.random(truth.shape) < 0.01, iterations=2)
+        masks[0] = masks[0] & (truth == 1) | strays
+        near = np.asarray(ndimage.binary_dilation(np.any(masks == 1, axis=0), iterations=3))
+        published += dice(staple(masks).probability >= 0.5, truth == 1)
+        options = StapleOptions(prior_part=0.3)
+        careful += dice(staple(masks, options, near).probability >= 0.5, truth == 1)
+    assert careful > published
+
+
 @given(
     said=st.lists(st.integers(-1, 1), min_size=24, max_size=24),
     prior=st.one_of(st.none(), st.floats(0.01, 0.99)),
