@@ -70,7 +70,7 @@ class AskingPolicy:
         policy, policy_options
             The policy that images, by name, and what it is told.
         questions_max
-            How many questions at most, and no more than a tenth of the cycles.
+            How many questions at most, and no more than a tenth of the cycles that are left.
         interval_s
             Seconds between two questions at least, so that people can answer.
         size_m
@@ -103,7 +103,7 @@ class AskingPolicy:
         self._options, self._inner = options, inner
         self._answer_s = options.answer_s or 1.0 + len(options.choices)
         self._gains = FrameGains()
-        self._left: int | None = None
+        self._left = options.questions_max
         self._asked: list[Region] = []
         self._asked_s = -np.inf
         self._held: Acquire | None = None
@@ -139,7 +139,7 @@ class AskingPolicy:
         return AskLabel(
             reason=f"{place_in_words(square.center_yx_m)} is unsure by {evidence['doubt_bits']:.2f} bits a "
             f"pixel; an answer tells {evidence['answer_bits_per_s']:.3g} bits a pixel each second, the next "
-            f"frame {evidence['frame_bits_per_s']:.3g}",
+            f"frame tells {evidence['frame_bits_per_s']:.3g}",
             evidence=evidence,
             question=Question(
                 frame_index=observation.frame.index,
@@ -169,8 +169,8 @@ class AskingPolicy:
         return Stop(reason=f"the policy {self._options.policy!r} asks about the same places again and again")
 
     def _questions_left(self, budget: Budget) -> int:
-        if self._left is None:
-            self._left = int(min(self._options.questions_max, _CYCLES_PART * budget.cycles))
+        """Return how many cycles are kept for questions; fewer the fewer there are, so none stay unused."""
+        self._left = int(min(self._left, _CYCLES_PART * max(0.0, budget.cycles)))
         return self._left
 
     def _was_asked(self, region: Region) -> bool:
