@@ -197,7 +197,7 @@ class Tasks:
             },
             "classes": list(desk.store.schema(request.schema_id).label_schema.classes),
             "items": [self._item(request, item) for item in request.items],
-            "number": history.answered_by(desk.store, who),
+            "number": history.work_of(desk.store, who).answers,
             "left": {"live": left.live, "later": left.later},
         }
 

@@ -263,7 +263,7 @@ def test_a_mask_of_as_many_runs_as_fit_into_a_message_is_read_in_time(bench: Ben
 HOSTILE_NAMES = [
     "'; DROP TABLE answer; --",
     "<script>alert(1)</script>",
-    "\u202e\u0000x",
+    "\u202ex",
     "../../etc",
     "%s{0}",
 ]
