@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, Select, cast, func, or_, select, type_coerce
+from sqlalchemy import Select, func, or_, select
 
 from controller.labels import tables
 from controller.labels.records import Annotator, AnswerRecord, Lease
@@ -26,24 +26,14 @@ class Left(NamedTuple):
 
 
 def work_of(store: LabelStore, annotator: Annotator) -> Work:
-    """Return how much somebody did; it reads all that they said, so ask seldom."""
+    """Return how much somebody did."""
     table = tables.answer
+    query = select(func.count().filter(table.c.revision == 0), func.sum(table.c.elapsed_s)).where(
+        table.c.annotator_id == annotator.id
+    )
     with store.database.reading() as connection:
-        # One of the two has JSON of its own; the other reads it from text.
-        parse: Any = cast if connection.dialect.name == "postgresql" else type_coerce
-        query = select(func.sum(parse(table.c.content, JSON)["elapsed_s"].as_float())).where(
-            table.c.annotator_id == annotator.id
-        )
-        seconds = connection.execute(query).scalar()
-    return Work(answered_by(store, annotator), seconds or 0.0)
-
-
-def answered_by(store: LabelStore, annotator: Annotator) -> int:
-    """Return how many questions somebody answered."""
-    table = tables.answer
-    query = select(func.count()).where(table.c.annotator_id == annotator.id, table.c.revision == 0)
-    with store.database.reading() as connection:
-        return int(connection.execute(query).scalar_one())
+        answers, seconds = connection.execute(query).one()
+    return Work(answers, seconds or 0.0)
 
 
 def left_for(store: LabelStore, annotator: Annotator, now_s: float) -> Left:

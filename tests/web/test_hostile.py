@@ -87,6 +87,8 @@ INVALID = {
     "sample of another request": {"sample_id": "other"},
     "key of 300 letters": {"key": "k" * 300},
     "empty key": {"key": ""},
+    "key that no database takes": {"key": "a\u0000b"},
+    "lease that no database takes": {"lease_id": "a\u0000b"},
     "negative time": {"elapsed_s": -1},
     "time as text": {"elapsed_s": "1"},
     "time as truth": {"elapsed_s": True},

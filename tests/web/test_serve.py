@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -79,6 +80,18 @@ def test_it_listens_on_this_machine_only_and_says_where(bench: Bench, server: La
     status, me = ask(server.port, bench.token, "/api/me")
     assert (status, me["annotator"]["name"]) == (200, "ada")
     assert server.link("t") == f"{server.url}/login?token=t"
+
+
+def test_small_responses_are_sent_at_once(bench: Bench, server: LabelServer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    took_s = []
+    for _ in range(20):  # a body that waits for an acknowledgement waits 40 ms, each time
+        begin_s = time.perf_counter()
+        connection.request("GET", "/static/page.js", headers={"authorization": f"Bearer {bench.token}"})
+        connection.getresponse().read()
+        took_s.append(time.perf_counter() - begin_s)
+    connection.close()
+    assert min(took_s) < 0.03
 
 
 def test_several_people_at_once_get_every_question_once(bench: Bench, server: LabelServer) -> None:
