@@ -1,58 +1,33 @@
-"""Reads labels that were made elsewhere into a store, as answers of one person, or nothing at all.
-
-What an export wrote is read by its ``labels.json``. Files of other programs are found by their names:
-
-============ ==========================================================================================
-label_tiff   ``cell.tif`` and ``cell_labels.tif``; numbers of objects, or of classes if several are named
-ome_zarr     a folder with OME-Zarr images, or one itself; each label image is of one class
-napari       a folder with one image, tables of points and shapes, and label images
-ilastik      as label_tiff, the numbers being classes
-polys        ``cell.tif`` and ``cell.polys.txt``
-coco         a JSON file, its images beside it
-============ ==========================================================================================
-"""
+"""Takes labels that were made elsewhere into a store, as answers of one person, or nothing at all."""
 
 from __future__ import annotations
 
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from controller.core.decision import QuestionKind
 from controller.core.errors import RecordingError
-from controller.core.settings import Positive, Settings
 from controller.labels.database import Database
-from controller.labels.formats.coco import CocoFile, annotations_of, read_coco
-from controller.labels.formats.label_images import mask_from
+from controller.labels.formats.file_readers import IMPORT_FORMATS, Found, ImportOptions, Reading, read_files
 from controller.labels.formats.labelled import (
     ABOUT_IMAGE,
-    MANIFEST_NAME,
-    ImageEntry,
     LabelFileError,
-    Layer,
-    Manifest,
     first_problem,
-    inside,
-    read_json,
-    read_manifest,
 )
-from controller.labels.formats.napari import read_table
 from controller.labels.formats.pictures import (
-    ReadImage,
     checksum,
     keep_image,
     offset_of,
-    read_image,
 )
-from controller.labels.formats.polygon_text import read_polygons
 from controller.labels.queue import LabelQueue
 from controller.labels.records import (
     MAX_ANNOTATIONS,
@@ -60,7 +35,6 @@ from controller.labels.records import (
     Annotator,
     AnswerRecord,
     Display,
-    Name,
     NewSample,
     Reply,
     Roi,
@@ -70,38 +44,11 @@ from controller.learning.annotations import (
     AMBIGUOUS,
     NOTHING_HERE,
     Annotation,
-    ClassName,
     GradesAnnotation,
     ImageAnnotations,
     LabelSchema,
-    PolygonAnnotation,
     TagAnnotation,
 )
-
-IMPORT_FORMATS = ("label_tiff", "ome_zarr", "napari", "ilastik", "polys", "coco")
-_IMAGES = (".tif", ".tiff")
-_POLYGONS = ".polys.txt"
-
-
-class ImportOptions(Settings):
-    """What files of other programs do not say."""
-
-    classes: tuple[ClassName, ...] = ()
-    """Names of the classes in the order of their numbers: from 0 in polygons, from 1 in label images."""
-    rename: dict[ClassName, ClassName] = Field(default_factory=dict)
-    """Our name of a class by its name there; ``{"unclear rings": "ambiguous"}`` learns nothing from them."""
-    coverage: Literal["marks", "image"] = "marks"
-    """``image``: nothing was left out anywhere, so that what is not marked is background."""
-    pixel_size_m: Positive | None = None
-    """Needed where an image does not say it; it overrules what images say."""
-    offset_units: float | None = None
-    """What to subtract from pixels; without it images are looked at for an offset of 32768."""
-    units_per_photon: Positive = 1.0
-    session: Name | None = None
-    """Name that the images get together; models are judged by whole fields of such a session."""
-    modality: Name = "unknown"
-    labels_suffix: Annotated[str, Field(min_length=1, max_length=40)] = "_labels"
-    """``cell_labels.tif`` has the labels of ``cell.tif``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,27 +66,6 @@ class ImportResult:
     samples: tuple[str, ...]
     answers: tuple[str, ...]
     notes: tuple[str, ...]
-
-
-@dataclass(slots=True, eq=False)
-class _Found:
-    """An image and its labels, as far as they were read."""
-
-    name: str
-    image: ReadImage
-    said: dict[str, tuple[Annotation, ...]]
-    sample: NewSample | None = None
-
-
-@dataclass(slots=True)
-class _Reading:
-    """An import while its files are read."""
-
-    root: Path
-    options: ImportOptions
-    found: list[_Found] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    schema: LabelSchema | None = None
 
 
 def import_labels(  # noqa: PLR0913  # whose labels, from where to where, and how
@@ -178,14 +104,8 @@ def import_labels(  # noqa: PLR0913  # whose labels, from where to where, and ho
         raise LabelFileError(f"{format!r} cannot be imported; {', '.join(IMPORT_FORMATS)} can")
     if not source.exists():
         raise LabelFileError(f"{source} does not exist")
-    reading = _Reading(source if source.is_dir() else source.parent, options or ImportOptions())
-    manifest = source / MANIFEST_NAME
-    if manifest.is_file() and format != "coco":
-        _read_listed(reading, read_manifest(manifest), format)
-    else:
-        _READERS[format](reading, source)
-    if not reading.found:
-        raise LabelFileError(f"{source} has no labelled images in the format {format!r}")
+    reading = Reading(source if source.is_dir() else source.parent, options or ImportOptions())
+    read_files(reading, source, format)
     schema = _schema_of(reading)
     samples = [_sample(reading, found, source) for found in reading.found]
     for found in reading.found:
@@ -195,224 +115,6 @@ def import_labels(  # noqa: PLR0913  # whose labels, from where to where, and ho
         }
         _check(found, schema)
     return _stored(store, folder, reading, samples, _Whose(annotator, schema, format, now))
-
-
-def _read_listed(reading: _Reading, manifest: Manifest, format_name: str) -> None:
-    """Read the files of an export by their list."""
-    if manifest.format.removesuffix("_hdf5") != format_name:
-        raise LabelFileError(f"{reading.root} was exported as {manifest.format!r}, not as {format_name!r}")
-    reading.schema = manifest.label_schema
-    for entry in manifest.images:
-        if entry.file is None:
-            raise LabelFileError(f"{entry.name} was exported without its image; labels need one")
-        image = read_image(inside(reading.root, entry.file))
-        said = {person: list(annotations) for person, annotations in entry.about_image.items()}
-        for layer in entry.layers:
-            said.setdefault(layer.person, []).extend(_read_layer(reading, entry, layer, image))
-        together = {person: tuple(annotations) for person, annotations in said.items()}
-        reading.found.append(_Found(entry.name, image, together, entry.sample))
-
-
-def _read_layer(reading: _Reading, entry: ImageEntry, layer: Layer, image: ReadImage) -> list[Annotation]:
-    path = inside(reading.root, layer.file)
-    how: dict[str, Any] = {"coverage": layer.coverage, "weight": layer.weight}
-    if layer.kind == "labels":
-        return [_mask(path, layer, image)]
-    if layer.kind == "polygons":
-        return _polygons(path, layer.class_names, how)
-    found, left_out = read_table(path, layer.class_names[0], how)
-    reading.notes += [f"{entry.name}: {path.name}, {what}" for what in left_out]
-    return found
-
-
-def _read_pairs(reading: _Reading, _: Path, *, are_classes: bool = False) -> None:
-    """Read ``cell.tif`` and ``cell_labels.tif``."""
-    classes = _named_classes(reading, "the numbers in label images")
-    suffix = reading.options.labels_suffix
-    is_one = len(classes) == 1 and not are_classes
-    for path in _files(reading.root, _IMAGES):
-        if not path.stem.endswith(suffix):
-            continue
-        image = read_image(_partner(path, path.stem.removesuffix(suffix)))
-        layer = Layer(
-            file=path.name,
-            kind="labels",
-            values="objects" if is_one else "classes",
-            class_names=classes,
-            coverage=reading.options.coverage,
-        )
-        reading.found.append(
-            _Found(path.stem.removesuffix(suffix), image, {"": (_mask(path, layer, image),)})
-        )
-
-
-def _read_polygon_files(reading: _Reading, _: Path) -> None:
-    classes = _named_classes(reading, "the numbers in front of polygons")
-    how = {"coverage": reading.options.coverage}
-    for path in _files(reading.root, (_POLYGONS,)):
-        name = path.name.removesuffix(_POLYGONS)
-        image = read_image(_partner(path, name))
-        said = tuple(_polygons(path, classes, how)) or _nothing(reading)
-        if not said:
-            reading.notes.append(f"{path.name} has no polygons; its image was left out")
-            continue
-        reading.found.append(_Found(name, image, {"": said}))
-
-
-def _read_zarrs(reading: _Reading, source: Path) -> None:
-    groups = (
-        [source]
-        if (source / "zarr.json").exists() or (source / ".zattrs").exists()
-        else sorted(path.parent for pattern in ("*/zarr.json", "*/.zattrs") for path in source.glob(pattern))
-    )
-    for group in groups:
-        image = read_image(group)
-        said = []
-        for number, name in enumerate(_label_names(group)):
-            path = inside(group, f"labels/{name}")
-            class_name = reading.options.classes[number : number + 1] or (Path(name).name,)
-            layer = Layer(file=name, kind="labels", class_names=class_name, coverage=reading.options.coverage)
-            said.append(_mask(path, layer, image))
-        if said:
-            reading.found.append(_Found(group.name.partition(".")[0], image, {"": tuple(said)}))
-        else:
-            reading.notes.append(f"{group.name} has no labels; it was left out")
-
-
-def _label_names(group: Path) -> list[str]:
-    for name in ("zarr.json", ".zattrs"):
-        path = group / "labels" / name
-        if path.exists():
-            content = read_json(path)
-            found = content.get("attributes", content) if isinstance(content, dict) else {}
-            found = found.get("ome", found) if isinstance(found, dict) else {}
-            names = found.get("labels", []) if isinstance(found, dict) else []
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise LabelFileError(f"{path}: labels must be a list of names")
-            return names
-    return []
-
-
-def _read_napari(reading: _Reading, _: Path) -> None:
-    options = reading.options
-    suffix = options.labels_suffix
-    images = [path for path in _files(reading.root, _IMAGES) if suffix not in path.stem]
-    if len(images) != 1:
-        raise LabelFileError(
-            f"{reading.root}: one image is wanted beside napari's layers, found {len(images)}"
-        )
-    image = read_image(images[0])
-    said: list[Annotation] = []
-    one = options.classes[0] if len(options.classes) == 1 else None
-    for path in _files(reading.root, (".csv",)):
-        found, left_out = read_table(path, one, {"coverage": options.coverage})
-        said += found
-        reading.notes += [f"{path.name}, {what}" for what in left_out]
-    for path in _files(reading.root, _IMAGES):
-        if suffix in path.stem:
-            layer = Layer(
-                file=path.name,
-                kind="labels",
-                values="objects" if one else "classes",
-                class_names=_named_classes(reading, "the numbers in label images"),
-                coverage=options.coverage,
-            )
-            said.append(_mask(path, layer, image))
-    if said:
-        reading.found.append(_Found(images[0].stem, image, {"": tuple(said)}))
-
-
-def _read_coco_file(reading: _Reading, source: Path) -> None:
-    path = source
-    if source.is_dir():
-        files = _files(source, (".json",))
-        if len(files) != 1:
-            raise LabelFileError(f"{source} has {len(files)} JSON files; name the one to import")
-        (path,) = files
-    content: CocoFile = read_coco(path)
-    if content.stedfast is not None:
-        reading.schema = content.stedfast.label_schema
-    for entry in content.images:
-        image = read_image(inside(reading.root, entry.file_name))
-        if image.pixels.shape != (entry.height, entry.width):
-            raise LabelFileError(
-                f"{entry.file_name} has the shape {image.pixels.shape}; {path.name} says "
-                f"{(entry.height, entry.width)}"
-            )
-        options = reading.options
-        try:
-            said, notes = annotations_of(content, entry, options.coverage)
-        except LabelFileError as error:
-            raise LabelFileError(f"{path}, {error}") from error
-        reading.notes += notes
-        about = entry.stedfast.about_image if entry.stedfast else {}
-        together = {who: (*about.get(who, ()), *said.get(who, ())) for who in {**about, **said}}
-        if not together and _nothing(reading):
-            together = {"": _nothing(reading)}
-        if together:
-            sample = entry.stedfast.sample if entry.stedfast else None
-            reading.found.append(_Found(Path(entry.file_name).stem, image, together, sample))
-        else:
-            reading.notes.append(f"{entry.file_name} has no annotations; it was left out")
-
-
-_READERS: dict[str, Callable[[_Reading, Path], None]] = {
-    "label_tiff": _read_pairs,
-    "ome_zarr": _read_zarrs,
-    "napari": _read_napari,
-    "ilastik": lambda reading, source: _read_pairs(reading, source, are_classes=True),
-    "polys": _read_polygon_files,
-    "coco": _read_coco_file,
-}
-
-
-def _files(root: Path, endings: Iterable[str]) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.name.lower().endswith(tuple(endings)) and p.is_file())
-
-
-def _partner(path: Path, name: str) -> Path:
-    """Return the image that a file of labels belongs to."""
-    for ending in _IMAGES:
-        image = path.with_name(f"{name}{ending}")
-        if image.is_file():
-            return image
-    raise LabelFileError(f"{path} has labels, but there is no {name}.tif beside it")
-
-
-def _nothing(reading: _Reading) -> tuple[Annotation, ...]:
-    """Return what it means that nothing is drawn in an image: that nothing is there, if nothing was left out."""
-    return (TagAnnotation(present=(NOTHING_HERE,)),) if reading.options.coverage == "image" else ()
-
-
-def _named_classes(reading: _Reading, what: str) -> tuple[str, ...]:
-    if not reading.options.classes:
-        raise LabelFileError(f"{what} stand for classes; name them in their order (classes)")
-    return reading.options.classes
-
-
-def _mask(path: Path, layer: Layer, image: ReadImage) -> Annotation:
-    rows, columns = image.pixels.shape
-    try:
-        return mask_from(read_image(path).pixels, layer, (rows, columns))
-    except LabelFileError as error:
-        where = "" if str(path) in str(error) else f"{path}: "
-        raise LabelFileError(f"{where}{error}") from error
-
-
-def _polygons(path: Path, classes: tuple[str, ...], how: dict[str, Any]) -> list[Annotation]:
-    found: list[Annotation] = []
-    for polygon in read_polygons(path):
-        if polygon.class_number >= len(classes):
-            raise LabelFileError(
-                f"{path}, line {polygon.line}: there is no class {polygon.class_number}; named are 0 to "
-                f"{len(classes) - 1}: {', '.join(classes)}"
-            )
-        name = classes[polygon.class_number]
-        try:
-            found.append(PolygonAnnotation(class_name=name, vertices_yx=polygon.vertices_yx, **how))
-        except ValidationError as error:
-            raise LabelFileError(f"{path}, line {polygon.line}: {first_problem(error)}") from error
-    return found
 
 
 def _renamed(annotation: Annotation, rename: dict[str, str]) -> Annotation:
@@ -425,7 +127,7 @@ def _renamed(annotation: Annotation, rename: dict[str, str]) -> Annotation:
     return annotation.replace(class_name=rename.get(annotation.class_name, annotation.class_name))
 
 
-def _schema_of(reading: _Reading) -> LabelSchema:
+def _schema_of(reading: Reading) -> LabelSchema:
     """Return the classes that the files or the options name, or else those that were found."""
     rename = reading.options.rename
     classes = reading.schema.classes if reading.schema else reading.options.classes
@@ -444,7 +146,7 @@ def _schema_of(reading: _Reading) -> LabelSchema:
         raise LabelFileError(f"the classes cannot be used: {first_problem(error)}") from error
 
 
-def _check(found: _Found, schema: LabelSchema) -> None:
+def _check(found: Found, schema: LabelSchema) -> None:
     """Refuse annotations that do not fit their image."""
     rows, columns = found.image.pixels.shape
     for theirs in found.said.values():
@@ -454,7 +156,7 @@ def _check(found: _Found, schema: LabelSchema) -> None:
             raise LabelFileError(f"{found.name}: {first_problem(error)}") from error
 
 
-def _sample(reading: _Reading, found: _Found, source: Path) -> NewSample:
+def _sample(reading: Reading, found: Found, source: Path) -> NewSample:
     """Return the sample of an image; where it is kept comes later."""
     options, pixels = reading.options, found.image.pixels
     offset = float(offset_of(pixels)) if options.offset_units is None else options.offset_units
@@ -505,7 +207,7 @@ class _Whose:
 
 
 def _stored(
-    store: LabelStore, folder: Path, reading: _Reading, samples: list[NewSample], whose: _Whose
+    store: LabelStore, folder: Path, reading: Reading, samples: list[NewSample], whose: _Whose
 ) -> ImportResult:
     """Store everything in one transaction; images that came with a failed one are taken away again."""
     new_files: list[Path] = []
@@ -546,7 +248,7 @@ class _OneTransaction(Database):
 
 
 def _written(
-    store: LabelStore, images: list[_Found], samples: list[NewSample], whose: _Whose
+    store: LabelStore, images: list[Found], samples: list[NewSample], whose: _Whose
 ) -> tuple[list[str], list[str]]:
     """Write samples and answers; return their ids."""
     person = _person(store, whose.annotator)
@@ -573,7 +275,7 @@ def _person(store: LabelStore, name: str) -> Annotator:
     return found
 
 
-def _answers(found: _Found, whose: _Whose, ids: tuple[str, str, str]) -> Iterator[AnswerRecord]:
+def _answers(found: Found, whose: _Whose, ids: tuple[str, str, str]) -> Iterator[AnswerRecord]:
     """Yield the answers that annotations of an image come to: what was drawn together, each tag by itself."""
     sample_id, annotator_id, schema_id = ids
     for person, theirs in found.said.items():
