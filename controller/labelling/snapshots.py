@@ -7,13 +7,14 @@ fields that a query strategy asked for are left out altogether, because what it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from controller.labelling.training_images import said_by
+from controller.labels.consensus import update_consensus
 from controller.labels.records import AnswerRecord, Sample, Split
+from controller.labels.soft_annotations import all_annotations_for_training
 from controller.labels.store import LabelStore
 from controller.learning.annotations import NOTHING_HERE, Annotation, LabelSchema
 
@@ -30,7 +31,9 @@ class Item:
     answers
         Ids of the answers that it rests on.
     annotations
-        In pixels of the sample.
+        What these answers come to, in pixels of the sample.
+    versions
+        Of each consensus that this was made of, by method.
     is_held_out
         Whether it judges, rather than being learned from.
     """
@@ -38,6 +41,7 @@ class Item:
     sample: Sample
     answers: tuple[str, ...]
     annotations: tuple[Annotation, ...]
+    versions: dict[str, int]
     is_held_out: bool
 
     @property
@@ -66,19 +70,18 @@ class Material:
     ----------
     items
         In the order of the samples' ids.
+    passed_over
+        Ids of answers that teach nothing: somebody was unsure, or they are about a judging field and a
+        strategy asked for them.
     answer_s
-        Seconds that people spent on these answers.
+        Seconds that people spent on all these answers.
     """
 
     schema_id: str
     label_schema: LabelSchema
     items: tuple[Item, ...]
+    passed_over: tuple[str, ...]
     answer_s: float
-
-    @property
-    def answers(self) -> frozenset[str]:
-        """Return the ids of all answers."""
-        return frozenset(answer for item in self.items for answer in item.answers)
 
     @property
     def learned(self) -> tuple[Item, ...]:
@@ -90,6 +93,11 @@ class Material:
         """Return what models are judged by."""
         return tuple(item for item in self.items if item.is_held_out)
 
+    @property
+    def answers(self) -> int:
+        """Return how many answers are learned from or judge."""
+        return sum(len(item.answers) for item in self.items)
+
     def content(self) -> dict[str, Any]:
         """Return what names the snapshot: the same answers give the same, in whatever order they came."""
         return {
@@ -100,16 +108,24 @@ class Material:
                     "sample": item.sample.id,
                     "answers": list(item.answers),
                     "split": "held_out" if item.is_held_out else "train",
+                    "consensus": item.versions,
                     "weights": [annotation.weight for annotation in item.annotations],
                 }
                 for item in self.items
             ],
+            "passed_over": list(self.passed_over),
         }
 
 
 def answers_in(content: Mapping[str, Any]) -> frozenset[str]:
-    """Return the ids of the answers in the content of a snapshot."""
-    return frozenset(answer for item in content["items"] for answer in item["answers"])
+    """Return the ids of the answers in the content of a snapshot, with those that taught nothing."""
+    used = (answer for item in content["items"] for answer in item["answers"])
+    return frozenset([*used, *content["passed_over"]])
+
+
+def usable(store: LabelStore) -> list[AnswerRecord]:
+    """Return the answers that count and are about what is in an image, not about which is better."""
+    return [answer for answer in store.answers() if answer.kind not in _OTHER_KINDS]
 
 
 def proposed_split(session: str, field: str, held_out: float) -> Split:
@@ -122,59 +138,39 @@ def proposed_split(session: str, field: str, held_out: float) -> Split:
 
 
 def collect(store: LabelStore, held_out: float) -> Material | None:
-    """Return what the store's answers teach, about the newest schema; ``None`` without a schema."""
+    """Return what the store's answers teach, about the newest schema; ``None`` without a schema.
+
+    Consensus is brought up to date for it.
+    """
     if not store.schemas():
         return None
     schema = store.schema()
+    update_consensus(store)
     about: dict[str, list[AnswerRecord]] = {}
-    for answer in store.answers():
-        if answer.schema_id == schema.id and answer.kind not in _OTHER_KINDS:
-            about.setdefault(answer.sample_ids[0], []).append(answer)
-    splits, several = store.splits(), {request.id: request.several for request in store.requests()}
-    items, answer_s = [], 0.0
-    for sample in sorted(store.samples(), key=lambda sample: sample.id):
-        if sample.id not in about:
-            continue
-        place = sample.session, sample.field
+    for answer in usable(store):
+        about.setdefault(answer.sample_ids[0], []).append(answer)
+    samples = sorted((s for s in store.samples() if s.id in about), key=lambda sample: sample.id)
+    known, splits = all_annotations_for_training(store, samples), store.splits()
+    items, passed_over = [], list[str]()
+    for sample in samples:
+        place, answers = (sample.session, sample.field), about[sample.id]
         if place not in splits:
             splits[place] = store.split_of(*place, partial(proposed_split, *place, held_out))
         is_held_out = splits[place] == "held_out"
-        item = _item(sample, about[sample.id], schema.label_schema, several, is_held_out=is_held_out)
-        if item is not None:
-            items.append(item)
-            answer_s += sum(answer.elapsed_s for answer in about[sample.id] if answer.id in item.answers)
-    return Material(schema.id, schema.label_schema, tuple(items), answer_s)
-
-
-def _item(
-    sample: Sample,
-    answers: Sequence[AnswerRecord],
-    schema: LabelSchema,
-    several: dict[str, bool],
-    *,
-    is_held_out: bool,
-) -> Item | None:
-    """Return what the answers about a sample come to, if they teach anything."""
-    used, said = [], list[Annotation]()
-    is_drawn = False
-    for answer in sorted(answers, key=lambda answer: (answer.created_s, answer.id)):
-        if is_held_out and answer.arm == "policy":
+        is_biased = is_held_out and any(answer.arm == "policy" for answer in answers)
+        told = known[sample.id]
+        if is_biased or not told.image.annotations:
+            passed_over += [answer.id for answer in answers]
             continue
-        own = said_by(answer.reply, schema, several=_several(answer, several))
-        draws = _draws(own)
-        # Two people's outlines of one object would count as two objects that overlap.
-        if not own or (draws and is_drawn):
-            continue
-        is_drawn = is_drawn or draws
-        used.append(answer.id)
-        said += own
-    return Item(sample, tuple(used), tuple(said), is_held_out) if said else None
-
-
-def _several(answer: AnswerRecord, several: dict[str, bool]) -> bool:
-    """Tell whether more than one class was allowed; of what was imported, nothing is known."""
-    return answer.request_id is None or several.get(answer.request_id, True)
-
-
-def _draws(annotations: Iterable[Annotation]) -> bool:
-    return any(annotation.kind not in {"tag", "grades"} for annotation in annotations)
+        used = [answer.id for answer in answers if answer.reply.outcome != "unsure"]
+        passed_over += [answer.id for answer in answers if answer.reply.outcome == "unsure"]
+        items.append(
+            Item(sample, tuple(sorted(used)), told.image.annotations, told.versions, is_held_out=is_held_out)
+        )
+    return Material(
+        schema.id,
+        schema.label_schema,
+        tuple(items),
+        tuple(sorted(passed_over)),
+        sum(answer.elapsed_s for answers in about.values() for answer in answers),
+    )

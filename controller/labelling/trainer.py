@@ -19,7 +19,7 @@ import numpy as np
 
 from controller.core.errors import StedfastError
 from controller.labelling.judging import judged, verdict
-from controller.labelling.snapshots import Item, Material, answers_in, collect
+from controller.labelling.snapshots import Item, Material, answers_in, collect, usable
 from controller.labelling.training_images import CONTEXT_PX, SampleImages, Scale, labelled_images
 from controller.labels.plan import LabelPlan
 from controller.labels.records import ModelRecord, WorkerRecord
@@ -145,22 +145,24 @@ class LabelTrainer:
         if newest == self._seen:
             self._beat("idle", self._told)
             return None
-        material = collect(self.store, self.plan.held_out)
-        reason = "nobody has answered yet" if material is None else self._reason_to_wait(material)
-        if material is None or reason is not None:
-            self._seen, self._told = newest, reason or ""
-            self._beat("idle", self._told)
+        found = self._reason_to_learn()
+        if isinstance(found, str):
+            self._seen, self._told = newest, found
+            self._beat("idle", found)
             return None
-        record = self._learn(material)
+        record = self._learn(found)
         self._seen, self._told = newest, f"the last model was {record.verdict}: {record.reason}"
         self._beat("idle", self._told)
         return record
 
-    def _reason_to_wait(self, material: Material) -> str | None:
-        """Return why there is no training now, for people; ``None``: there is one."""
-        new = len(material.answers - self._answers_before())
+    def _reason_to_learn(self) -> Material | str:
+        """Return what is to be learned from now, or why nothing is, for people."""
+        new = len({answer.id for answer in usable(self.store)} - self._answers_before())
         if new < self.plan.train_after:
             return f"{new} new answers; training begins at {self.plan.train_after} (labels.train_after)"
+        material = collect(self.store, self.plan.held_out)
+        if material is None:
+            return "nobody has been asked anything"
         judges = material.judges
         count = sum(len(item.answers) for item in judges)
         outcomes = {name for item in judges for name in item.outcomes}
@@ -171,7 +173,7 @@ class LabelTrainer:
             )
         if len(material.learned) < LEARNED_MIN:
             return f"{len(material.learned)} samples to learn from; {LEARNED_MIN} are needed"
-        return None
+        return material
 
     def _answers_before(self) -> frozenset[str]:
         """Return the answers that the last model knew, published or not."""
@@ -224,7 +226,7 @@ class LabelTrainer:
             verdict="published" if may_publish else "rejected",
             reason=_reason(told, options, kept),
             metrics=metrics,
-            answers=len(material.answers),
+            answers=material.answers,
             answer_s=material.answer_s,
         )
         if may_publish:

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from controller.core.errors import SessionFolderError
 from controller.core.frame import FloatImage
-from controller.labels.records import Reply, Sample
+from controller.labels.records import Sample
 from controller.learning.annotations import (
     AMBIGUOUS,
     MAX_WIDTH_PX,
-    NOTHING_HERE,
     Annotation,
     BoxAnnotation,
     ImageAnnotations,
@@ -28,7 +27,6 @@ from controller.learning.annotations import (
     MaskAnnotation,
     PointYX,
     Rectangle,
-    TagAnnotation,
 )
 from controller.recording.reader import SessionReader
 from controller.segmentation.labelled_image import LabelledImage
@@ -121,24 +119,6 @@ class SessionImages:
         if self._reader is None or frame_index not in self._reader.frames:
             self._reader = SessionReader(self._folder)  # a running session has written more since
         return self._reader
-
-
-def said_by(reply: Reply, schema: LabelSchema, *, several: bool) -> tuple[Annotation, ...]:
-    """Return what a reply teaches a segmenter: nothing, if somebody was unsure, chose or scored.
-
-    Without ``several`` there is one class in one place at most, so that a class that is present tells that
-    the others are not.
-    """
-    if reply.outcome == "nothing here":
-        return (TagAnnotation(present=(NOTHING_HERE,)),)
-    if reply.outcome != "answered":
-        return ()
-    if several:
-        return reply.annotations
-    return tuple(
-        a if a.kind != "tag" or a.present in {(), (NOTHING_HERE,)} else _alone(a, schema)
-        for a in reply.annotations
-    )
 
 
 def labelled_images(
@@ -247,11 +227,6 @@ class _Placed:
         return MaskAnnotation.from_array(whole, **kept, coverage=mask.coverage).replace(
             **self._coverage(mask.coverage)
         )
-
-
-def _alone(tag: TagAnnotation, schema: LabelSchema) -> TagAnnotation:
-    said = set(tag.class_names)
-    return tag.replace(absent=(*tag.absent, *(name for name in schema.classes if name not in said)))
 
 
 def _nearest(values: NDArray[np.int32], shape: tuple[int, int], names: int) -> NDArray[np.int32]:
