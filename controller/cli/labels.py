@@ -197,7 +197,7 @@ def import_labels(  # noqa: PLR0913, PLR0917  # one argument an option
             raise ConfigurationError(f"--rename {rename}: say THEIRS=OURS")
         folder.mkdir(parents=True, exist_ok=True)
         store = _store(folder, database, create=True)
-        from controller.labels.formats.importing import ImportOptions
+        from controller.labels.formats.file_readers import ImportOptions
         from controller.labels.formats.importing import import_labels as read
 
         try:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from playwright.sync_api import Browser, Page
 from scipy.ndimage import gaussian_filter
 
 from controller.core.decision import QuestionKind
@@ -143,8 +144,15 @@ class Lab:
             asked.append(self.store.add_request(new).id)
         return asked
 
-    def answers(self, *, kept_only: bool = True) -> list[AnswerRecord]:
-        return self.store.answers(kept_only=kept_only)
+    def answers(self, count: int) -> list[AnswerRecord]:
+        """Wait until so many answers count, and return them in the order they arrived."""
+        until = time.monotonic() + 8
+        while True:
+            found = self.store.answers()
+            if len(found) >= count or time.monotonic() > until:
+                assert len(found) == count
+                return found
+            time.sleep(0.01)
 
     def start(self) -> None:
         """Serve the page, at the same port as before if it was served before."""
@@ -172,6 +180,11 @@ class Lab:
     def link(self, token: str | None = None) -> str:
         assert self.server is not None
         return self.server.link(token or self.token)
+
+    @property
+    def url(self) -> str:
+        assert self.server is not None
+        return self.server.url
 
     def newcomer(self, name: str, role: Any = "expert") -> tuple[Annotator, str]:
         person = self.store.add_annotator(name, role)
@@ -203,3 +216,100 @@ def square_proposal(class_name: str = "fibers") -> Proposal:
     mask[10:20, 30:40] = 1
     annotation = MaskAnnotation.from_array(mask, value_classes=(class_name,), coverage="image")
     return Proposal(model_sha256="0" * 64, annotations=(annotation,))
+
+
+class Person:
+    """Somebody at the page.
+
+    Places are (y, x) in pixels of the sample. Where they are on the screen is worked out here once more,
+    so that the page's own reckoning is checked by it.
+    """
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.zoom = 1.0
+        self.corner = 0.0, 0.0  # of the sample on the screen, (y, x)
+        page.on("console", lambda said: self._hear(said.type, said.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _hear(self, kind: str, text: str) -> None:
+        if kind in {"error", "warning"}:
+            self.complaints.append(text)
+
+    def open(self, link: str) -> None:
+        self.page.goto(link)
+        self.see_question()
+
+    def see_question(self, number: int | None = None) -> None:
+        """Wait until a question is there, and look where its picture is."""
+        if number is not None:
+            self.page.wait_for_function(
+                "text => document.getElementById('question').textContent.includes(text)",
+                arg=f"square {number}?",
+            )
+        canvas = self.page.locator("#stage canvas").first
+        canvas.wait_for()
+        self.page.wait_for_timeout(150)  # the page takes no answer to what nobody can have seen
+        box = canvas.bounding_box()
+        assert box is not None
+        rows, columns = ROWS + 2 * CONTEXT_PX, COLUMNS + 2 * CONTEXT_PX
+        width, height = canvas.evaluate("canvas => [canvas.clientWidth, canvas.clientHeight]")
+        self.zoom = min((width - 10) / columns, (height - 10) / rows)
+        self.corner = (
+            box["y"] + (height - rows * self.zoom) / 2 + CONTEXT_PX * self.zoom,
+            box["x"] + (width - columns * self.zoom) / 2 + CONTEXT_PX * self.zoom,
+        )
+
+    def point(self, y: float, x: float) -> tuple[int, int]:
+        """Return where a place is on the screen, (x, y), in whole pixels: a mouse knows no others."""
+        return round(self.corner[1] + (x + 0.5) * self.zoom), round(self.corner[0] + (y + 0.5) * self.zoom)
+
+    def hit(self, *places: tuple[float, float]) -> list[tuple[float, float]]:
+        """Return the places that the mouse points at when it is sent to these."""
+        points = [self.point(*place) for place in places]
+        return [
+            ((y - self.corner[0]) / self.zoom - 0.5, (x - self.corner[1]) / self.zoom - 0.5)
+            for x, y in points
+        ]
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def click(self, *places: tuple[float, float]) -> None:
+        for place in places:
+            self.page.mouse.click(*self.point(*place))
+
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Press the mouse at the first place, and move it to the others."""
+        mouse = self.page.mouse
+        mouse.move(*self.point(*places[0]))
+        mouse.down()
+        for place in places[1:]:
+            mouse.move(*self.point(*place))
+        mouse.up()
+
+    def reads(self, selector: str, text: str) -> None:
+        """Wait until the page says something."""
+        self.page.locator(selector, has_text=text).first.wait_for(timeout=6000)
+
+    def shows(self, number: int) -> bool:
+        return f"square {number}?" in self.page.locator("#question").inner_text()
+
+
+@contextmanager
+def somebody(
+    browser: Browser, lab: Lab, token: str | None = None, *, opens: bool = False, **options: Any
+) -> Iterator[Person]:
+    """Sit somebody down at the page."""
+    context = browser.new_context(**{"viewport": DESKTOP, "base_url": lab.url, **options})
+    context.set_default_timeout(8000)
+    person = Person(context.new_page())
+    try:
+        if opens:
+            person.open(lab.link(token))
+        yield person
+    finally:
+        context.close()
+    assert not person.complaints, person.complaints
