@@ -149,15 +149,28 @@ def insert_new(connection: Connection, table: Table, by: Sequence[str], **values
     -------
     Whether it is new.
     """
+    column = table.c[by[0]]
     if connection.dialect.name == "postgresql":
         done = connection.execute(
-            postgresql.insert(table).values(**values).on_conflict_do_nothing(index_elements=by)
+            postgresql.insert(table)
+            .values(**values)
+            .on_conflict_do_nothing(index_elements=by)
+            .returning(column)
         )
     else:
         done = connection.execute(
-            sqlite.insert(table).values(**values).on_conflict_do_nothing(index_elements=by)
+            sqlite.insert(table).values(**values).on_conflict_do_nothing(index_elements=by).returning(column)
         )
-    return bool(done.rowcount)
+    return done.first() is not None
+
+
+def next_number(connection: Connection, table: Table) -> int:
+    """Return the number of the next row: they count from 1, without gaps, in the order of arrival.
+
+    Clocks tie and go backwards, and a sequence of the database leaves gaps; numbers do neither.
+    """
+    newest: int | None = connection.execute(select(func.max(table.c.number))).scalar()
+    return 1 + (newest or 0)
 
 
 def _engine(where: Path | str, *, create: bool) -> tuple[Engine, str]:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Select, func, insert, or_, sel
 from controller.core.decision import QuestionKind
 from controller.core.errors import StedfastError
 from controller.labels import tables
-from controller.labels.database import insert_new
+from controller.labels.database import insert_new, next_number
 from controller.labels.records import (
     READ_ONLY,
     Annotator,
@@ -261,8 +261,7 @@ def _next(annotator: Annotator, now_s: float) -> Select[Any]:
         .order_by(
             requests.c.is_live.desc(),
             requests.c.priority.desc(),
-            requests.c.created_s,
-            requests.c.id,
+            requests.c.number,
             work.c.slot,
         )
         .limit(1)
@@ -314,11 +313,9 @@ def _revision(connection: Connection, assignment_id: str, revises: str | None) -
 def _insert(
     connection: Connection, record: AnswerRecord, *, assignment_id: str | None, revision: int | None
 ) -> None:
-    answers = tables.answer
-    newest: int | None = connection.execute(select(func.max(answers.c.number))).scalar()
     connection.execute(
-        insert(answers).values(
-            number=1 + (newest or 0),
+        insert(tables.answer).values(
+            number=next_number(connection, tables.answer),
             id=record.id,
             key=record.key,
             assignment_id=assignment_id,

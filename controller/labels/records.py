@@ -5,6 +5,7 @@ Everything is read back as one of these frozen records. Times are seconds since 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
@@ -50,6 +51,12 @@ def checked_text(text: str) -> str:
     return text
 
 
+def _writable(content: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    # pydantic would write a replacement for half a character in a key, and two keys could become one.
+    json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    return content
+
+
 _Text = AfterValidator(checked_text)
 Name = Annotated[str, Field(min_length=1, max_length=200), _Text]
 Checksum = Annotated[str, Field(max_length=128), _Text]
@@ -92,7 +99,7 @@ class NewSample(Settings):
     units_per_photon: Positive = 1.0
     modality: Name = "unknown"
     microscope: Name = "unknown"
-    acquisition: dict[str, JsonValue] = Field(default_factory=dict)
+    acquisition: Annotated[dict[str, JsonValue], AfterValidator(_writable)] = Field(default_factory=dict)
     blake2b: Checksum = ""
     """Checksum of the pixels of ``roi``, where they were at hand."""
 
@@ -116,7 +123,7 @@ class RequestItem(Settings):
     """One sample of a request; ``values`` is what else is known of it, for a ``choice``."""
 
     sample_id: Name
-    values: dict[str, float] = Field(default_factory=dict)
+    values: dict[Name, float] = Field(default_factory=dict)
 
 
 class NewRequest(Settings):
@@ -286,7 +293,7 @@ class ModelRecord(Settings):
     snapshot_sha256: str
     verdict: Literal["published", "rejected"]
     reason: str
-    metrics: dict[str, float]
+    metrics: dict[Name, float]
     answers: int
     answer_s: float
     """Answers that it was trained on, and the seconds that people spent on them."""

@@ -19,7 +19,7 @@ from typing import Any, get_args
 from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, insert, or_, select, update
 
 from controller.labels import tables
-from controller.labels.database import Database, insert_new
+from controller.labels.database import Database, insert_new, next_number
 from controller.labels.derived import DerivedRecords
 from controller.labels.records import (
     Annotator,
@@ -76,9 +76,16 @@ class LabelStore(DerivedRecords):
         name = _sha256(content)
         table = tables.label_schema
         with self.database.writing() as connection:
-            number = 1 + (connection.execute(select(func.max(table.c.number))).scalar() or 0)
-            values = {"id": name, "number": number, "content": content, "created_s": self._now()}
-            insert_new(connection, table, ["id"], **values)
+            number = next_number(connection, table)
+            insert_new(
+                connection,
+                table,
+                ["id"],
+                id=name,
+                number=number,
+                content=content,
+                created_s=self._now(),
+            )
         return self.schema(name)
 
     def schema(self, schema_id: str | None = None) -> SchemaRecord:
@@ -119,6 +126,7 @@ class LabelStore(DerivedRecords):
                 table,
                 ["key"],
                 id=_new_id(),
+                number=next_number(connection, table),
                 key=key,
                 session=new.session,
                 field=new.field,
@@ -135,7 +143,7 @@ class LabelStore(DerivedRecords):
 
     def samples(self, session: str | None = None) -> list[Sample]:
         """Return all samples, or those of a session, in the order they were added."""
-        query = select(tables.sample).order_by(tables.sample.c.created_s, tables.sample.c.id)
+        query = select(tables.sample).order_by(tables.sample.c.number)
         return self._samples(
             query if session is None else query.where(tables.sample.c.session == as_key(session))
         )
@@ -182,12 +190,13 @@ class LabelStore(DerivedRecords):
         with self.database.writing() as connection:
             _must_be_there(connection, tables.label_schema, "label schema", {new.schema_id})
             _must_be_there(connection, tables.sample, "sample", samples)
-            number = _new_id()
+            request_id = _new_id()
             is_new = insert_new(
                 connection,
                 tables.request,
                 ["key"],
-                id=number,
+                id=request_id,
+                number=next_number(connection, tables.request),
                 key=new.key,
                 kind=new.kind,
                 arm=new.arm,
@@ -200,7 +209,7 @@ class LabelStore(DerivedRecords):
             for slot in range(new.annotators if is_new else 0):
                 connection.execute(
                     insert(tables.assignment).values(
-                        id=_new_id(), request_id=number, slot=slot, is_answered=False
+                        id=_new_id(), request_id=request_id, slot=slot, is_answered=False
                     )
                 )
             row = connection.execute(select(tables.request).where(tables.request.c.key == new.key)).one()
@@ -218,7 +227,7 @@ class LabelStore(DerivedRecords):
 
     def requests(self) -> list[Request]:
         """Return all requests, the oldest first."""
-        query = select(tables.request).order_by(tables.request.c.created_s, tables.request.c.id)
+        query = select(tables.request).order_by(tables.request.c.number)
         with self.database.reading() as connection:
             return [request_of(row) for row in connection.execute(query)]
 
@@ -249,7 +258,8 @@ class LabelStore(DerivedRecords):
         table = tables.annotator
         new = Annotator(id=_new_id(), name=name, role=role)
         with self.database.writing() as connection:
-            insert_new(connection, table, ["name"], **dict(new), created_s=self._now())
+            number = next_number(connection, table)
+            insert_new(connection, table, ["name"], **dict(new), number=number, created_s=self._now())
             row = connection.execute(select(table).where(table.c.name == name)).one()
         if row.role != role:
             raise ValueError(f"{name!r} is {row.role!r} already, not {role!r}; choose another name")
@@ -259,7 +269,7 @@ class LabelStore(DerivedRecords):
         """Return everybody, in the order they were added."""
         table = tables.annotator
         with self.database.reading() as connection:
-            rows = connection.execute(select(table).order_by(table.c.created_s, table.c.id)).all()
+            rows = connection.execute(select(table).order_by(table.c.number)).all()
         return [Annotator(id=row.id, name=row.name, role=row.role) for row in rows]
 
     def new_token(self, annotator: Annotator) -> str:
@@ -416,4 +426,4 @@ def _new_id() -> str:
 
 
 def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""The tables of the label store, alike in SQLite and PostgreSQL.
+"""The tables of the label store, alike in SQLite and PostgreSQL. A ``number`` counts rows as they came.
 
 What people said and what was asked is only ever added. What moves is a request's state, its leases, and
 the signs of life of the workers.
@@ -31,6 +31,7 @@ annotator = Table(
     "annotator",
     metadata,
     Column("id", String(36), primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
     Column("name", String(200), nullable=False, unique=True),
     Column("role", String(20), nullable=False),
     Column("created_s", Float, nullable=False),
@@ -59,6 +60,7 @@ sample = Table(
     "sample",
     metadata,
     Column("id", String(36), primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
     Column("key", String(64), nullable=False, unique=True),
     Column("session", String(200), nullable=False, index=True),
     Column("field", String(200), nullable=False),
@@ -80,6 +82,7 @@ request = Table(
     "request",
     metadata,
     Column("id", String(36), primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
     Column("key", String(200), nullable=False, unique=True),
     Column("kind", String(20), nullable=False),
     Column("arm", String(20), nullable=False),
@@ -187,4 +190,4 @@ event = Table(
 #: state changes.
 APPEND_ONLY = (label_schema, sample, split, answer, answer_sample, consensus, snapshot, model, event)
 
-Index("next_request", request.c.state, request.c.priority, request.c.created_s)
+Index("next_request", request.c.state, request.c.is_live, request.c.priority, request.c.number)

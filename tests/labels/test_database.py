@@ -116,14 +116,14 @@ def test_what_others_write_meanwhile_is_not_seen(store: LabelStore) -> None:
 
 
 def test_a_postgresql_of_another_encoding_is_refused(postgresql_url: str) -> None:
-    database = Database.open(postgresql_url, create=True)
-    with database.writing() as connection:
-        name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
-    with database._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}_old ENCODING 'LATIN1' TEMPLATE template0")
-    database.close()
+    import psycopg
+
+    with psycopg.connect(
+        postgresql_url.replace("+psycopg", "").partition("&")[0], autocommit=True
+    ) as connection:
+        connection.execute("CREATE DATABASE old ENCODING 'LATIN1' TEMPLATE template0")
     with pytest.raises(ConfigurationError, match="encoding LATIN1, which cannot hold every name"):
-        Database.open(postgresql_url.replace(name, f"{name}_old"), create=True)
+        Database.open(postgresql_url.replace("/postgres?", "/old?"), create=True)
 
 
 def test_a_forked_process_uses_no_connection_of_its_parent(store: LabelStore) -> None:
@@ -184,21 +184,26 @@ def rows(store: LabelStore, table: str) -> list[Any]:
         return list(connection.execute(tables.metadata.tables[table].select()))
 
 
-@pytest.mark.parametrize("table", [*(table.name for table in tables.APPEND_ONLY), "request"])
-def test_the_database_refuses_to_change_or_take_away_what_was_said(full: LabelStore, table: str) -> None:
-    before = rows(full, table)
-    assert before
-    column = "position" if table == "answer_sample" else "created_s"
-    found = tables.metadata.tables[table]
-    statements: list[Executable] = [found.update().values({column: found.c[column] + 1}), found.delete()]
-    if full.database.name.startswith("postgresql"):
-        statements.append(text(f"TRUNCATE {table} CASCADE"))
-    else:
-        statements.append(found.insert().prefix_with("OR REPLACE").from_select(found.c.keys(), select(found)))
-    for statement in statements:
-        with pytest.raises(RecordingError, match="are only ever added"):
-            execute(full, statement)
-    assert rows(full, table) == before
+def test_the_database_refuses_to_change_or_take_away_what_was_said_or_asked(full: LabelStore) -> None:
+    names = [*(table.name for table in tables.APPEND_ONLY), "request"]
+    before = {name: rows(full, name) for name in names}
+    assert all(before.values())
+    refused = []
+    for name in names:
+        table = tables.metadata.tables[name]
+        column = "position" if name == "answer_sample" else "created_s"
+        statements: list[Executable] = [table.update().values({column: table.c[column] + 1}), table.delete()]
+        if full.database.name.startswith("postgresql"):
+            statements.append(text(f"TRUNCATE {name} CASCADE"))
+        else:
+            replacing = table.insert().prefix_with("OR REPLACE")
+            statements.append(replacing.from_select(table.c.keys(), select(table)))
+        for statement in statements:
+            with pytest.raises(RecordingError, match="are only ever added"):
+                execute(full, statement)
+            refused.append(statement)
+    assert len(refused) == 3 * len(names)
+    assert {name: rows(full, name) for name in names} == before
 
 
 def execute(store: LabelStore, statement: Executable) -> None:
