@@ -8,7 +8,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
+from controller.core.asking import QueryStrategy
+from controller.core.errors import ConfigurationError
 from controller.labelling.selector import Selector
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import LABELS_FOLDER, plan_of
@@ -53,18 +56,7 @@ class SelectorWork:
             self._store.log("question not asked", reason=problem)
         if self._plan is None:
             return "; ".join(problems) or None
-        if self._selector is None:
-            strategy = find_strategy(self._plan.strategy)
-            self._selector = Selector(
-                self._store,
-                SessionImages(self._folder),
-                self._plan,
-                strategy.from_options(self._plan.strategy_options),
-                seed=reader.start.seed,
-                folder=self._folder / LABELS_FOLDER,
-                now=time.time,
-            )
-        selector = self._selector
+        selector = self.prepare()
         added = selector.pool.take_in(reader)
         asked = selector.ask()
         # Only while people have something to answer: it takes half a minute.
@@ -77,6 +69,30 @@ class SelectorWork:
             judged,
         ]
         return ", ".join(part for part in did if part) or None
+
+    def prepare(self) -> Selector:
+        """Return what chooses, with the places of the session as far as it is.
+
+        Raises
+        ------
+        ConfigurationError
+            If there is no plan to choose by, or no such strategy.
+        """
+        if self._selector is None:
+            if self._plan is None:
+                raise ConfigurationError(f"{self._folder}: its experiment has no [labels]; nothing is chosen")
+            reader = self._session.reader()
+            self._selector = Selector(
+                self._store,
+                SessionImages(self._folder),
+                self._plan,
+                strategy_of(self._plan),
+                seed=reader.start.seed,
+                folder=self._folder / LABELS_FOLDER,
+                now=time.time,
+            )
+            self._selector.pool.take_in(reader)
+        return self._selector
 
     def _judge(self, selector: Selector, plan: LabelPlan, seed: int) -> str:
         """Write down what the answers so far have taught, when there are enough new ones."""
@@ -101,6 +117,23 @@ class SelectorWork:
                     **{k: last[k] for k in ("answers", "seconds", "value")},
                 )
         return "judged what the answers taught"
+
+
+def strategy_of(plan: LabelPlan) -> QueryStrategy:
+    """Return the strategy of a plan.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none of that name, or it is told what it does not know.
+    """
+    kind = find_strategy(plan.strategy)
+    try:
+        return kind.from_options(kind.Options.model_validate_json(json.dumps(plan.strategy_options)))
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in ("labels", "strategy_options", *problem["loc"]))
+        raise ConfigurationError(f"{key}: {problem['msg']}") from error
 
 
 def main() -> None:
