@@ -34,6 +34,9 @@ from controller.learning.audit import AuditedArm, arms_of_next, choose_audited
 from controller.learning.patch_classifier import PatchClassifier, fit
 from controller.learning.worth import Answered
 
+#: So many questions of chance go to fields that judge before any goes elsewhere: fewer judge by luck.
+_JUDGES = 10
+_MINUTE_S = 60.0
 #: Members of the model: samples of what its weights may be.
 _MEMBERS = 20
 
@@ -126,9 +129,12 @@ class Selector:
         waiting = [r for r in requests if r.state == "open"]
         if len(waiting) >= self._plan.open_max:
             return False
-        minute = [r for r in requests if r.created_s > self._now() - 60]
-        asked_s = sum(r.predicted_cost_s or 0.0 for r in minute)
-        return not minute or asked_s < 60 * self._plan.attention
+        if self._plan.attention >= 1:
+            return True
+        recent = [a for a in self._store.answers() if a.created_s > self._now() - _MINUTE_S]
+        people = max(1, len({answer.annotator_id for answer in recent}))
+        spent_s = sum(a.elapsed_s for a in recent) + sum(r.predicted_cost_s or 0.0 for r in waiting)
+        return spent_s < _MINUTE_S * self._plan.attention * people
 
     def known(self) -> Known:
         """Return what has been answered about places, with a row for each sample."""
@@ -218,7 +224,14 @@ class Selector:
         arms = arms_of_next(plan.batch, asked=len(self._arms), audited=audited, fraction=plan.audit_fraction)
         candidates = self.candidates(places, known, model)
         # Chance asks everywhere, a strategy only where models learn: they are judged without its taste.
-        chosen = choose_audited(self._strategy, candidates, arms, rng, open_to_strategy=may_learn)
+        chosen = choose_audited(
+            self._strategy,
+            candidates,
+            arms,
+            rng,
+            open_to_strategy=may_learn,
+            open_to_chance=self._pools_of_chance(may_learn, arms.count("random_audit")),
+        )
         names = [NOTHING_HERE, *plan.classes]
         taken_for = candidates.mean.argmax(axis=1)
         asked = [
@@ -239,6 +252,15 @@ class Selector:
         self._arms += chosen.arms
         self._batches += 1
         return asked
+
+    def _pools_of_chance(self, may_learn: NDArray[np.bool_], count: int) -> list[NDArray[np.bool_]]:
+        """Return where chance asks: first in fields that judge, later by turns there and elsewhere.
+
+        Elsewhere are the answers that those of the strategy are compared with.
+        """
+        before = self._arms.count("random_audit")
+        is_to_judge = [n < _JUDGES or n % 2 == 0 for n in range(before, before + count)]
+        return [~may_learn if judges else may_learn for judges in is_to_judge]
 
     def _request(self, place: Place, **fields: Any) -> Request:
         plan = self._plan
