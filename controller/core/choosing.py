@@ -48,20 +48,22 @@ def fit_weights(
         Weight (> 0) of the prior that all features are worth nothing. It keeps choices without any
         contradiction from asking for infinite weights.
     """
-    picked = np.take_along_axis(options, chosen[:, None, None], axis=1)[:, 0]
+    # Less the option that was picked: where options are alike in a feature, its weight stays exactly 0.
+    picked = np.take_along_axis(options, chosen[:, None, None], axis=1)
+    beyond = np.where(is_there[..., None], options - picked, 0.0)
     weights = np.zeros(options.shape[-1])
 
     def likelihood(at: Floats) -> float:
-        utilities = np.where(is_there, options @ at, -np.inf)
+        utilities = np.where(is_there, beyond @ at, -np.inf)
         top = utilities.max(axis=1)
         total = top + np.log(np.exp(utilities - top[:, None]).sum(axis=1))
-        return float(weight @ (picked @ at - total) - ridge / 2 * at @ at)
+        return float(-weight @ total - ridge / 2 * at @ at)
 
     for _ in range(_STEPS_MAX):
-        chance = choice_probabilities(options @ weights, is_there)
-        mean = (chance[..., None] * options).sum(axis=1)
-        slope = weight @ (picked - mean) - ridge * weights
-        around = options - mean[:, None]
+        chance = choice_probabilities(beyond @ weights, is_there)
+        mean = (chance[..., None] * beyond).sum(axis=1)
+        slope = -weight @ mean - ridge * weights
+        around = beyond - mean[:, None]
         curvature = np.einsum("c,co,cof,cog->fg", weight, chance, around, around, optimize=True)
         step = np.linalg.solve(curvature + ridge * np.eye(len(weights)), slope)
         now = likelihood(weights)

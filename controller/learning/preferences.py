@@ -1,8 +1,8 @@
 """Learns a reward from choices among options: what a person prefers, and where that is not known yet.
 
-Few choices are fitted by a utility that is linear, many by an ensemble of small networks: these need more, but
-say more than a line can (``benchmarks/preferences.py``). Both say how probable each pick is, as Plackett and
-Luce do.
+Few choices are fitted by a utility that is linear, many by an ensemble of small networks: these need more,
+but say more than a line can (``benchmarks/preferences.py``). Both say how probable each pick is, as Plackett
+and Luce do.
 """
 
 from __future__ import annotations
