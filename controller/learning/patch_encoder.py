@@ -60,7 +60,7 @@ class PatchEncoderOptions(Settings):
 
     @property
     def features(self) -> int:
-        """Return how many numbers describe a crop: the mean and the most of each channel."""
+        """Return how many numbers describe a crop: the mean and the spread of each channel."""
         return 2 * self.deep
 
 
@@ -288,8 +288,11 @@ def _pooled(network: Any, inputs: Tensor) -> Floats:
 
 
 def _pool(maps: Tensor) -> Tensor:
-    """Return the mean and the most of each channel over the crop, shape ``(n, 2 · channels)``."""
-    return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+    """Return the mean and the spread of each channel over the crop, shape ``(n, 2 · channels)``.
+
+    A texture, such as stripes, has no mean of its own; its spread is its strength.
+    """
+    return torch.cat([maps.mean(dim=(2, 3)), maps.std(dim=(2, 3))], dim=1)
 
 
 def _inputs(crops: NDArray[Any], options: PatchEncoderOptions) -> Tensor:
