@@ -69,8 +69,8 @@ class PretrainingOptions(Settings):
 
     batch: Annotated[int, Field(ge=2, le=4096)] = 96
     """Crops a step; each is told from all others of its step."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
-    temperature: Positive = 0.2
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-3
+    temperature: Positive = 0.1
     """Small: the most similar of the others count most."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Processor cores. The last bits of the weights depend on it."""
