@@ -36,9 +36,12 @@ from benchmarks.labels_runs import (
     run,
     scene_of,
 )
-from controller.core.asking import Candidates, QueryStrategy
+from controller.core.asking import Candidates, Chosen, QueryStrategy
+from controller.learning.audit import FRACTION
 from controller.learning.patch_classifier import fit
 from controller.learning.patch_encoder import PatchEncoder
+from policies.active.bald import BaldStrategy
+from policies.active.cost_aware import CostAwareStrategy
 from simulator.rare_patches import CLASS_NAMES, CostModel
 
 #: Of each cost model, by row.
@@ -57,18 +60,43 @@ _TITLES: dict[CostModel, str] = {
 def strategy_named(name: str, **options: Any) -> QueryStrategy:
     """Return an installed query strategy with some options."""
     (found,) = entry_points(group="stedfast.strategies", name=name)
-    kind = found.load()
+    return _made(found.load(), options)
+
+
+def _made(kind: Any, options: dict[str, Any]) -> QueryStrategy:
     made: QueryStrategy = kind.from_options(kind.Options(**options))
     return made
+
+
+class Divided(BaldStrategy):
+    """The default's scores by the seconds, whatever the seconds go with: what the cost guard is against."""
+
+    def choose(self, candidates: Candidates, count: int, rng: np.random.Generator) -> Chosen:
+        """Return what scores most in a second."""
+        ranked = super().choose(candidates, len(candidates), rng)
+        indices = np.array(ranked.indices)
+        scores = np.array(ranked.scores) / candidates.cost_s[indices]
+        best = np.argsort(-scores, kind="stable")[:count]
+        return Chosen(tuple(indices[best].tolist()), tuple(scores[best].tolist()), ranked.reason)
 
 
 def contenders() -> list[Contender]:
     """Return the rows of the table: chance first, then every installed strategy, then variants."""
     names = [entry.name for entry in entry_points(group="stedfast.strategies")]
     others = sorted(set(names) - {*_CHANCE, DEFAULT, "cost_aware"})
-    rows = [Contender(name, strategy_named(name)) for name in (*_CHANCE, DEFAULT, *others)]
-    rows.append(Contender(f"{DEFAULT}, 20 % random audit", strategy_named(DEFAULT), audit=0.2))
-    return rows
+    default = strategy_named(DEFAULT)
+    by_cost = _made(CostAwareStrategy, {"strategy": DEFAULT, "exponent": 1.0})
+    return [
+        *(Contender(name, strategy_named(name)) for name in (*_CHANCE, DEFAULT, *others)),
+        Contender(f"{DEFAULT}, 20 % random audit", default, audit=FRACTION),
+        Contender(
+            f"{DEFAULT}, classes in turn",
+            strategy_named("stratified_power", uncertainty="bald", power=None),
+        ),
+        Contender(f"cost_aware({DEFAULT}), learned seconds", by_cost, cost="learned"),
+        Contender(f"cost_aware({DEFAULT}), true seconds", by_cost, cost="true"),
+        Contender(f"{DEFAULT} / true seconds, no guard", _made(Divided, {}), cost="true"),
+    ]
 
 
 def seconds_part(seeds: range, extent: Extent, encoder: PatchEncoder) -> Tables:
@@ -123,7 +151,7 @@ def _percents(encoder: PatchEncoder, extent: Extent, size: int) -> dict[str, flo
     seen = candidates_of(scene, known, left, cost_s, (answered, said))
     crops, features = scene.patches.photons[left], scene.features[left]
     looking_s = _cpu_s(lambda: encoder.encode(crops))
-    names = [row.name for row in contenders() if not row.audit]
+    names = [entry.name for entry in entry_points(group="stedfast.strategies")]
     percents = {
         f"{MEMBERS} members' answers, for all": _cpu_s(lambda: known.probabilities(features, MEMBERS))
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from controller.core.asking import Candidates, QueryStrategy
+from controller.learning.answer_cost import AnswerTask, TimedAnswer
+from controller.learning.answer_cost import CostModel as PredictedCost
+from controller.learning.audit import arms_of_next, choose_audited
 from controller.learning.patch_classifier import PatchClassifier, fit
 from controller.learning.patch_encoder import PatchEncoder, PretrainingOptions, pretrain
 from controller.networks.weights import read_weights, write_weights
@@ -26,6 +30,7 @@ from simulator.rare_patches import (
 )
 
 Floats = NDArray[np.float64]
+Places = NDArray[np.int64]
 Features = NDArray[np.float32]
 
 ANNOTATOR_ERROR = 0.05
@@ -57,6 +62,7 @@ class Scene:
     patches: Patches
     features: Features
     foreground: Features
+    light: Floats
     test_features: Features
     test_classes: NDArray[np.int64]
 
@@ -120,6 +126,7 @@ def scene_of(seed: int, encoder: PatchEncoder, extent: Extent) -> Scene:
         patches,
         encoder.encode(patches.photons),
         foreground_of(patches.photons),
+        patches.photons.mean(axis=(1, 2)),
         encoder.encode(test.photons),
         test.classes,
     )
@@ -150,11 +157,9 @@ def run(scene: Scene, contender: Contender, model: CostModel, extent: Extent, re
         if number == 1:
             order = rng.permutation(left)
         else:
-            told_s = _told_seconds(contender.cost, scene, model, asked, took_s)
+            told_s = told_seconds(contender.cost, scene, known, model, (asked, took_s))
             candidates = candidates_of(scene, known, left, told_s, (asked, said))
-            chosen = contender.strategy.choose(candidates, _BATCH, rng)
-            reason, order = chosen.reason, left[list(chosen.indices)]
-            order = _mixed(order, left, contender.audit, rng)
+            order, reason = _chosen(contender, candidates, left, len(asked), rng)
         for index in order:
             if sum(took_s) >= number * extent.round_s:
                 break
@@ -172,7 +177,7 @@ def run(scene: Scene, contender: Contender, model: CostModel, extent: Extent, re
 def candidates_of(
     scene: Scene,
     known: PatchClassifier,
-    left: NDArray[np.int64],
+    left: Places,
     cost_s: Floats,
     answered: tuple[list[int], list[int]],
 ) -> Candidates:
@@ -203,39 +208,33 @@ def _learned(scene: Scene, asked: list[int], said: list[int], repeat: int) -> Pa
     return fit(scene.features[asked], targets, np.ones(len(asked), np.float32), rng)
 
 
-def _mixed(
-    order: NDArray[np.int64], left: NDArray[np.int64], share: float, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """Return the order with a share of it put by chance."""
-    if share == 0:
-        return order
-    others = rng.permutation(left)
-    mixed = np.where(rng.random(len(order)) < share, others[: len(order)], order)
-    return mixed[np.sort(np.unique(mixed, return_index=True)[1])]
+def _chosen(
+    contender: Contender, candidates: Candidates, left: Places, asked: int, rng: np.random.Generator
+) -> tuple[Places, str]:
+    """Return which patches are asked about next, in this order, and why."""
+    if contender.audit:
+        # Of the questions before the audit began, the share that is due was asked by chance: all were.
+        arms = arms_of_next(
+            _BATCH, asked=asked, audited=ceil(asked * contender.audit), fraction=contender.audit
+        )
+        audited = choose_audited(contender.strategy, candidates, arms, rng)
+        return left[list(audited.indices)], audited.reasons[-1]
+    chosen = contender.strategy.choose(candidates, _BATCH, rng)
+    return left[list(chosen.indices)], chosen.reason
 
 
-def _told_seconds(cost: str, scene: Scene, model: CostModel, asked: list[int], took_s: list[float]) -> Floats:
+def told_seconds(
+    cost: str, scene: Scene, known: PatchClassifier, model: CostModel, answered: tuple[list[int], list[float]]
+) -> Floats:
     """Return what a contender is told of the seconds of each patch."""
     if cost == "true":
         return answer_seconds(scene.patches, model)
-    if cost == "learned":
-        return learned_seconds(scene.features, asked, took_s)
-    return np.ones(len(scene.patches))
-
-
-def learned_seconds(features: Features, asked: list[int], took_s: list[float]) -> Floats:
-    """Return the seconds of each patch as a ridge regression of their logarithm on features says.
-
-    The penalty is that of as many features as there are, each of which explains as much as chance would.
-    """
-    if len(asked) < 2:
-        return np.ones(len(features))
-    logs = np.log(took_s)
-    known = features[asked].astype(np.float64)
-    middle = known.mean(axis=0)
-    centered = known - middle
-    # Through the smaller of the two matrices: there are fewer answers than features at first.
-    inner = centered @ centered.T + features.shape[1] * np.eye(len(asked))
-    slope = centered.T @ np.linalg.solve(inner, logs - logs.mean())
-    predicted = logs.mean() + (features - middle) @ slope
-    return np.asarray(np.exp(np.clip(predicted, logs.min(), logs.max())))
+    if cost == "none":
+        return np.ones(len(scene.patches))
+    predicted = known.mean(scene.features).argmax(axis=1)
+    tasks = [
+        AnswerTask(kind="tag", classes=len(CLASS_NAMES), photons=light, predicted_class=CLASS_NAMES[kind])
+        for light, kind in zip(scene.light.tolist(), predicted.tolist(), strict=True)
+    ]
+    timed = [TimedAnswer(task=tasks[index], answer_s=took) for index, took in zip(*answered, strict=True)]
+    return PredictedCost.fit(timed).predict_many(tasks).astype(np.float64)

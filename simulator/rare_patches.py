@@ -40,8 +40,9 @@ RING_PERIOD_M = 190e-9
 _SPOT_M = 50e-9 / 2.355
 _JITTER_M = 8e-9
 
-#: Light of the brightest structures, as a factor to that of the dimmest.
-_DIMMEST, _BRIGHTEST = 1.5, 12.0
+#: Photons of the peaks of the dimmest and of the brightest structures. So few that 250 tags of random
+#: patches are worth much less than ten times as many: that leaves something for good questions to gain.
+_DIMMEST, _BRIGHTEST = 0.6, 4.8
 
 #: What a tag of each class takes if it is clear and bright, where rare classes are slow.
 _TAG_S = (0.8, 2.5, 3.5, 5.0)

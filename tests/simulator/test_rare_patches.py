@@ -69,7 +69,8 @@ def test_rings_repeat_every_190_nm_and_nothing_else_does() -> None:
     assert found[RINGS] > 1.5 * max(found[:RINGS])
 
 
-def test_dim_patches_have_fewer_photons(patches: Patches) -> None:
+def test_dim_patches_have_fewer_photons() -> None:
+    patches = draw_patches(2000, np.random.default_rng(1), PatchMix(light=10))
     for kind in range(1, len(CLASS_NAMES)):
         own = patches.classes == kind
         # The stray light, which has nothing to do with it, is in the median.
