@@ -286,5 +286,5 @@ def _sentence(p_value: float, differences: tuple[str, ...], is_shifted: bool) ->
 def _too_few(counts: list[int], alpha: float) -> str:
     return (
         f"{counts[0]} fields that the model was trained on and {counts[1]} of today are too few to tell "
-        f"whether they differ with at most {alpha:.0%} of false alarms; it takes {LEAST_GROUPS} of each, better 10"
+        f"whether they differ with at most {alpha:.0%} of false alarms; {LEAST_GROUPS} each, better 10, do"
     )
