@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from controller.answers import checked_change
-from controller.core.errors import ReplayDivergedError
+from controller.core.errors import ModelPassedOverError, ReplayDivergedError
 from controller.core.protocols import Learns, LearnsInTime, ModelChange, ModelRole
 from controller.core.settings import MAX_WAIT_S
 from controller.stages import Ran, Stage
@@ -15,7 +16,8 @@ from controller.stages import Ran, Stage
 class ModelChanges:
     """Asks those models that learn whether they have, and gives recorded weights back to them.
 
-    A model whose learning fails keeps its weights and is not asked again. One whose change cannot be
+    A model whose learning fails keeps its weights and is not asked again; one that only passes something
+    over is. One whose change cannot be
     written down is replaced for good: what it answers with from now on could not be told from the record.
     """
 
@@ -37,7 +39,11 @@ class ModelChanges:
             if stage.is_replaced or stage.is_lost:
                 self._learners.discard(role)
                 continue
-            ran: Ran[ModelChange | None] = stage.ask(lambda model: model.improve(), _patience_s(stage.plugin))
+            passed_over: list[str] = []
+            ran: Ran[ModelChange | None] = stage.ask(
+                partial(_improvement, passed_over=passed_over), _patience_s(stage.plugin)
+            )
+            faults += [f"{role}: {problem}" for problem in passed_over]
             if ran.faults:
                 faults += [f"{role} cannot learn: {fault}" for fault in ran.faults]
                 self._learners.discard(role)
@@ -71,6 +77,15 @@ class ModelChanges:
                 f"{change.role} {stage.name!r} does not take its recorded weights {change.sha256[:12]}: "
                 f"{'; '.join(ran.faults)}"
             )
+
+
+def _improvement(model: Learns, *, passed_over: list[str]) -> ModelChange | None:
+    """Return what a model has learned; weights that it does not take are no failure of its own."""
+    try:
+        return model.improve()
+    except ModelPassedOverError as error:
+        passed_over.append(str(error))
+        return None
 
 
 def _patience_s(model: object) -> float:

@@ -43,6 +43,7 @@ from controller.core.settings import (
     Settings,
 )
 from controller.denoiser_contract import DenoiserContract
+from controller.strategy_contract import check_strategy, example_candidates
 
 __all__ = [
     "CONFOCAL",
@@ -54,6 +55,8 @@ __all__ = [
     "MicroscopeContract",
     "PolicyContract",
     "SegmenterContract",
+    "check_strategy",
+    "example_candidates",
     "frames",
     "resources",
 ]

@@ -15,7 +15,11 @@ from typer.testing import CliRunner
 
 from controller.cli import app
 from controller.config import shipped_hardware
+from controller.labelling.session_questions import SessionQuestions
+from controller.labels.queue import LabelQueue
+from controller.labels.records import Reply, Submission
 from controller.labels.store import LabelStore
+from controller.learning.annotations import TagAnnotation
 from controller.recording.reader import SessionReader
 
 SMALL = """schema = "stedfast-experiment/1"
@@ -135,21 +139,23 @@ def test_report_and_export_of_a_session(recorded: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "exported").rglob("*.ome.tif*"))
 
 
-def test_questions_are_answered_in_the_terminal(recorded: Path) -> None:
-    store = LabelStore(recorded)
-    waiting = len(store.unanswered())
-    assert waiting >= 1
-    result = CliRunner().invoke(app, ["label", str(recorded), "--annotator", "tester"], input="9\n1\nq\n")
-    assert result.exit_code == 0, result.output
-    answer = store.answers()[-1]
-    assert answer.annotator == "tester"
-    assert answer.answer in store.questions()[0].question.choices
-    assert len(store.unanswered()) == waiting - 1
+def test_answers_of_people_are_in_the_report_and_in_the_export(recorded: Path) -> None:
+    reader = SessionReader(recorded)
+    store = LabelStore.open(recorded, create=True)
+    assert SessionQuestions(store).take_in(reader) == []
+    queue, tester = LabelQueue(store, time.time), store.add_annotator("tester")
+    lease = queue.claim(tester)
+    assert lease is not None
+    said = store.schema(lease.request.schema_id).label_schema.classes[0]
+    reply = Reply(annotations=(TagAnnotation(present=(said,)),))
+    queue.answer(tester, Submission(key="1", lease_id=lease.id, reply=reply, elapsed_s=1.5))
     assert stedfast("export", recorded, recorded.parent / "with answers")[0] == 0
     assert "tester" in (recorded.parent / "with answers" / "answers.csv").read_text()
-    code, _, _ = stedfast("report", recorded)
+    assert stedfast("report", recorded)[0] == 0
+    assert f"{said} (tester, 1.5 s)" in (recorded / "report.html").read_text()
+    code, out, _ = stedfast("labels", "status", recorded, "--json")
     assert code == 0
-    assert str(answer.answer) in (recorded / "report.html").read_text()
+    assert json.loads(out)["counts"]["per_class"] == {said: 1}
 
 
 @pytest.mark.parametrize("command", ["resume", "replay", "report", "label"])

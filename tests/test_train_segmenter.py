@@ -13,13 +13,24 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from controller.cli import app
-from controller.core.decision import Question
+from controller.core.decision import QuestionKind
 from controller.core.errors import ConfigurationError
-from controller.labels.store import Answer, LabelStore
-from controller.learning.annotations import ImageAnnotations
+from controller.labels.queue import LabelQueue
+from controller.labels.records import NewRequest, NewSample, Reply, RequestItem, Roi, Submission
+from controller.labels.store import LabelStore
+from controller.learning.annotations import (
+    AMBIGUOUS,
+    NOTHING_HERE,
+    Annotation,
+    GradesAnnotation,
+    ImageAnnotations,
+    LabelSchema,
+    PointsAnnotation,
+    TagAnnotation,
+)
 from controller.networks.weights import read_weights
 from controller.recording.reader import SessionReader
-from controller.training.image_files import Reading, _annotations, read_pictures
+from controller.training.image_files import Reading, _of_one_class, read_pictures
 from controller.training.segmenter_picture import write_before_after
 
 PIXEL_M = 20e-9
@@ -140,17 +151,24 @@ def test_a_simulated_data_set_gives_structures_or_points_and_its_own_split(tmp_p
         assert picture.photons[picture.labels > 0].mean() > 2 * picture.photons[picture.labels == 0].mean()  # type: ignore[operator]
 
 
-def test_answers_of_a_session_become_annotations() -> None:
-    reading = Reading("objects", 1e-7, class_name="cell", object_answers=("synapse",))
+ANSWERS = [
+    (TagAnnotation(present=("synapse",)), "tag", ("cell",)),
+    (TagAnnotation(present=("shaft",)), None, ()),
+    (TagAnnotation(present=(NOTHING_HERE,)), "tag", (NOTHING_HERE,)),
+    (GradesAnnotation(grades={"synapse": 1.0}), None, ()),
+    (PointsAnnotation(class_name="synapse", points_yx=((3.0, 4.0),)), "points", ("cell",)),
+    (PointsAnnotation(class_name="shaft", points_yx=((3.0, 4.0),)), None, ()),
+    (PointsAnnotation(class_name=AMBIGUOUS, points_yx=((3.0, 4.0),)), "points", (AMBIGUOUS,)),
+]
 
-    def said(answer: object) -> list[str]:
-        given = Answer(0, "me", answer, 1.0, "")  # type: ignore[arg-type]
-        return [f"{a.kind} {' '.join(a.class_names)}" for a in _annotations(given, reading)]
 
-    assert said("synapse") == ["tag cell"]
-    assert said("nothing here") == ["tag nothing here"]
-    assert said("shaft") == said(None) == said([]) == []
-    assert said([[3.0, 4.0]]) == ["points cell"]
+@pytest.mark.parametrize(("said", "kind", "names"), ANSWERS)
+def test_answers_are_brought_to_the_one_class_that_is_learned(
+    said: Annotation, kind: str | None, names: tuple[str, ...]
+) -> None:
+    found = _of_one_class(said, Reading("objects", 1e-7, class_name="cell", object_answers=("synapse",)))
+    assert (found and found.kind) == kind
+    assert (found.class_names if found else ()) == names
 
 
 def test_a_session_gives_the_frames_that_people_answered_about(tmp_path: Path) -> None:
@@ -158,28 +176,40 @@ def test_a_session_gives_the_frames_that_people_answered_about(tmp_path: Path) -
     demo = Path(__file__).parent.parent / "demo"
     words = ["run", str(demo), "--budget-cycles", "2", "--output", str(folder)]
     assert CliRunner().invoke(app, words).exit_code == 0
-    frame = SessionReader(folder).frame(0)
-    store = LabelStore(folder, create=True)
-    for number, kind in enumerate(("choice", "points"), start=90):
-        question = Question(
+    reader = SessionReader(folder)
+    frame = reader.frame(0)
+    rows, columns = frame.photons.shape
+    store = LabelStore.open(folder, create=True)
+    schema = store.add_schema(LabelSchema(classes=("synapse", "shaft")))
+    sample = store.add_sample(
+        NewSample(
+            session=reader.start.run_id,
+            field="0",
+            uri=reader.frames[0].path,
             frame_index=0,
-            region=frame.settings.region,
-            kind=kind,  # type: ignore[arg-type]
-            text="What is it?",
-            choices=("synapse", "shaft") if kind == "choice" else (),
+            roi=Roi(y=2, x=3, rows=rows - 2, columns=columns - 3),
+            pixel_size_m=frame.settings.pixel_size_m,
+            dtype="uint32",
         )
-        store.put(number, question)
-    store.answer(90, "synapse", annotator="me", answer_s=1.0)
-    store.answer(91, [[3.0, 4.0]], annotator="me", answer_s=2.0)
+    )
+    queue, me = LabelQueue(store, lambda: 0.0), store.add_annotator("me")
+    said: dict[QuestionKind, Annotation] = {
+        "tag": TagAnnotation(present=("synapse",)),
+        "points": PointsAnnotation(class_name="synapse", points_yx=((3.0, 4.0),)),
+    }
+    for kind, annotation in said.items():
+        item = RequestItem(sample_id=sample.id)
+        store.add_request(NewRequest(key=kind, kind=kind, text="?", schema_id=schema.id, items=(item,)))
+        lease = queue.claim(me, [kind])
+        assert lease is not None
+        reply = Reply(annotations=(annotation,))
+        queue.answer(me, Submission(key=kind, lease_id=lease.id, reply=reply, elapsed_s=1.0))
     (picture,) = read_pictures(folder, Reading("spots", 1e-7, object_answers=("synapse",)))
-    np.testing.assert_array_equal(picture.photons, frame.photons)
+    np.testing.assert_array_equal(picture.photons, frame.photons[2:, 3:])
     assert isinstance(picture.labels, ImageAnnotations)
     assert [one.kind for one in picture.labels.annotations] == ["tag", "points"]
     with pytest.raises(ConfigurationError, match=r"--object-answer 'synapse'"):
         read_pictures(folder, Reading("spots", 1e-7))
-    store.answer(91, [[3000.0, 4.0]], annotator="you", answer_s=2.0)
-    with pytest.raises(ConfigurationError, match="answers about frame 0"):
-        read_pictures(folder, Reading("spots", 1e-7, object_answers=("synapse",)))
 
 
 def test_before_and_after_are_drawn_beside_each_other(tmp_path: Path) -> None:

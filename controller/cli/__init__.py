@@ -13,6 +13,8 @@ from controller.cli import (  # isort: skip
     check,  # noqa: F401
     run,  # noqa: F401
     results,  # noqa: F401
+    label,  # noqa: F401
+    labels,  # noqa: F401
     simulate,  # noqa: F401
     denoise,  # noqa: F401
     train,  # noqa: F401

@@ -18,13 +18,21 @@ def write_session_report(folder: Path) -> Path | None:
 
 def report_of(folder: Path, target: Path) -> Path:
     """Write the report of a session, with the answers that people gave; return where it is."""
-    from controller.labels.store import LABELS_NAME, LabelStore
     from controller.recording.reader import SessionReader
     from controller.recording.report import write_report
 
-    answers: dict[int, list[str]] = {}
-    if (folder / LABELS_NAME).exists():
-        for answer in LabelStore(folder).answers():
-            told = f"{answer.answer or 'unsure'} ({answer.annotator}, {answer.answer_s:.1f} s)"
-            answers.setdefault(answer.question_number, []).append(told)
-    return write_report(SessionReader(folder), target, answers=answers)
+    reader = SessionReader(folder)
+    return write_report(reader, target, answers=_answers(folder, reader.start.run_id))
+
+
+def _answers(folder: Path, run_id: str) -> dict[int, list[str]]:
+    """Return what people answered, by the cycle that asked; nothing, where nobody was asked."""
+    try:
+        from controller.labels.database import LABELS_NAME
+        from controller.labels.store import LabelStore
+        from controller.labels.wording import answers_of_cycles
+    except ImportError:
+        return {}  # without the extra nobody can have answered here
+    if not (folder / LABELS_NAME).exists():
+        return {}
+    return answers_of_cycles(LabelStore.open(folder), run_id)

@@ -1,19 +1,15 @@
-"""``stedfast report``, ``export`` and ``label``: what is done with a recorded session."""
+"""``stedfast report`` and ``export``: what is done with a recorded session."""
 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from controller.cli.reporting import report_of
 from controller.cli.terminal import JsonOption, SessionArgument, app, errors_told
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @app.command("report")
@@ -70,46 +66,6 @@ def export(  # noqa: PLR0917  # one argument an option
         typer.echo(f"{len(paths)} files in {target}")
 
 
-@app.command()
-def label(
-    folder: SessionArgument,
-    annotator: Annotated[str, typer.Option(help="Your name or pseudonym.")] = "me",
-) -> None:
-    """Answer the open questions of a session, in the terminal."""
-    with errors_told(as_json=False):
-        from rich.console import Console
-
-        from controller.core.decision import AskLabel
-        from controller.labels.store import LabelStore
-        from controller.recording.reader import SessionReader
-
-        reader, console = SessionReader(folder), Console()
-        store = LabelStore(folder, create=True)
-        for cycle in reader.cycles:
-            # The journal holds every question, also one that its queue could not take at the time.
-            if isinstance(cycle.decision, AskLabel) and cycle.refused is None:
-                store.put(cycle.index, cycle.decision.question)
-        waiting = store.unanswered()
-        for position, asked in enumerate(waiting, start=1):
-            choices = asked.question.choices
-            if not choices:
-                console.print(f"question {asked.number} needs a drawing ({asked.question.kind}); skipped")
-                continue
-            _show_question(console, folder, asked.question.frame_index)
-            console.print(f"[bold]{position} of {len(waiting)}: {asked.question.text}[/bold]")
-            console.print("  ".join(f"[cyan]{n}[/cyan] {c}" for n, c in enumerate(choices, start=1)))
-            start_s = time.monotonic()
-            key = _ask_key(len(choices))
-            if key == "q":
-                break
-            answer = None if key == "u" else choices[int(key) - 1]
-            store.answer(asked.number, answer, annotator=annotator, answer_s=time.monotonic() - start_s)
-        left = len(store.unanswered())
-        console.print(
-            f"{len(store.answers())} answered, {left} open; update the report: stedfast report {folder}"
-        )
-
-
 def _export_model(
     model: str, target: Path, authors: tuple[str, ...], licence: str | None, name: str | None
 ) -> None:
@@ -131,38 +87,13 @@ def _export_model(
 
 
 def _export_answers(folder: Path, target: Path) -> list[Path]:
-    import csv
-
-    from controller.labels.store import LABELS_NAME, LabelStore
-
+    """Write the answers of people as a table, where there are any."""
+    try:
+        from controller.labels.database import LABELS_NAME
+        from controller.labels.formats.exporting import write_answers
+        from controller.labels.store import LabelStore
+    except ImportError:
+        return []  # without the extra nobody can have answered here
     if not (folder / LABELS_NAME).exists():
         return []
-    path = target / "answers.csv"
-    with path.open("x", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["cycle", "annotator", "answer", "answer_s", "answered_utc"])
-        for a in LabelStore(folder).answers():
-            answer = a.answer if isinstance(a.answer, str) or a.answer is None else json.dumps(a.answer)
-            table.writerow([a.question_number, a.annotator, answer or "unsure", a.answer_s, a.answered_utc])
-    return [path]
-
-
-def _ask_key(choices: int) -> str:
-    """Return the key that was pressed; the end of the input counts as q."""
-    prompt, keys = "number, u = unsure, q = quit", {"u", "q", *(str(n) for n in range(1, choices + 1))}
-    try:
-        while (key := str(typer.prompt(prompt)).strip().lower()) not in keys:
-            prompt = f"1 to {choices}, u or q"
-    except (typer.Abort, EOFError):
-        return "q"
-    return key
-
-
-def _show_question(console: Console, folder: Path, frame_index: int) -> None:
-    from controller.display import image_for_terminal
-    from controller.recording.reader import SessionReader
-
-    if not console.is_terminal:
-        return
-    photons = SessionReader(folder).frame(frame_index).photons.astype(float)
-    console.print(image_for_terminal(photons, columns=min(64, console.width)))
+    return [write_answers(LabelStore.open(folder), target / "answers.csv")]

@@ -61,5 +61,9 @@ class SessionFolderError(StedfastError):
     """A session folder is absent, in use, damaged or of another version."""
 
 
+class ModelPassedOverError(StedfastError):
+    """New weights cannot be used; the model goes on with those it has, and may be asked again."""
+
+
 class StageFailedError(StedfastError):
     """A model or policy raised, answered nonsense or missed its deadline, with no fallback left."""

@@ -198,7 +198,8 @@ class Learns(Protocol):
 
     ``improve`` is called between cycles and returns at once: ``None``, or what has changed; the new
     weights are in use when it returns. With a simulated clock it is deterministic, by the frames that the
-    model was shown, not by how often it was asked. ``adopt`` takes recorded weights into use, in a
+    model was shown, not by how often it was asked. ``ModelPassedOverError`` tells of weights that cannot be
+    used, once; any other error ends the learning. ``adopt`` takes recorded weights into use, in a
     session that is resumed or replayed; it leaves the model as ``improve`` left it with these weights.
     """
 

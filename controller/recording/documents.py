@@ -166,7 +166,8 @@ class CycleDocument(Settings):
     ``frame_index`` is the frame that was worked on: of a movie, the last one. ``decided_on_age_s`` is the
     age of the frame that the decision rests on. ``segmentation_frame`` is an earlier frame whose
     segmentation the policy was shown instead of one of this frame. ``level`` is the one that the session
-    goes on at; the one at which this frame was denoised is in ``denoised``.
+    goes on at; the one at which this frame was denoised is in ``denoised``. ``weights`` names the models
+    that changed in this session, by role: the first 12 digits of the checksum of what they worked with.
     """
 
     type: Literal["cycle"] = "cycle"
@@ -184,6 +185,7 @@ class CycleDocument(Settings):
     segmentation_frame: int | None = None
     level: Annotated[int, Field(ge=0, lt=len(LEVELS))] = 0
     decided_on_age_s: float | None = None
+    weights: dict[ModelRole, Annotated[str, Field(pattern="^[0-9a-f]{12}$")]] = Field(default_factory=dict)
     dose: DoseEntry
     timings_s: dict[str, float]
 

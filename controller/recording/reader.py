@@ -14,6 +14,7 @@ from controller.core.protocols import ModelChange
 from controller.recording import layers
 from controller.recording.documents import (
     CycleDocument,
+    Document,
     FrameDocument,
     ModelDocument,
     ReserveDocument,
@@ -55,10 +56,11 @@ class SessionReader:
         If the folder is not a session, is damaged, or an image does not match its checksum.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, documents: list[Document] | None = None) -> None:
+        """Read the journal, unless its ``documents`` are known already."""
         self.folder = folder
         self.bundle = folder / layers.BUNDLE_NAME
-        self.documents = documents = without_lost(read_journal(folder))
+        self.documents = documents = without_lost(read_journal(folder)) if documents is None else documents
         if not documents or not isinstance(documents[0], StartDocument):
             raise SessionFolderError(f"{folder}: the journal does not begin with a start document")
         self.start = documents[0]

@@ -56,7 +56,7 @@ def cycle_columns(reader: SessionReader) -> tuple[str, ...]:
     return (
         *("cycle", "now_s", "decision", "decided_by", "reason", "frame", "frames", "refused", "faults"),
         *_SETTINGS,
-        *("decided_on_age_s", "level", "objects", "dose_energy_j", "dose_peak_j_per_m2"),
+        *("decided_on_age_s", "level", "weights", "objects", "dose_energy_j", "dose_peak_j_per_m2"),
         *(f"evidence_{name}" for name in evidence),
         *(f"time_{name}_s" for name in stages),
     )
@@ -137,6 +137,7 @@ def cycle_rows(reader: SessionReader) -> Iterator[dict[str, Any]]:
             **_settings_row(decision.settings if isinstance(decision, Acquire) else None),
             "decided_on_age_s": "" if cycle.decided_on_age_s is None else cycle.decided_on_age_s,
             "level": cycle.denoised.level if cycle.denoised else "",
+            "weights": " ".join(f"{role}:{name}" for role, name in sorted(cycle.weights.items())),
             "objects": cycle.segmentation.objects if cycle.segmentation else "",
             "dose_energy_j": cycle.dose.energy_j,
             "dose_peak_j_per_m2": cycle.dose.peak_j_per_m2,

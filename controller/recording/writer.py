@@ -23,7 +23,7 @@ from controller.core.decision import Cycle, Dose
 from controller.core.dose import Lit, Reservation
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Frame
-from controller.core.protocols import ModelChange
+from controller.core.protocols import ModelChange, ModelRole
 from controller.recording import layers
 from controller.recording.commit import GroupCommit
 from controller.recording.documents import (
@@ -114,6 +114,7 @@ class SessionWriter:
         self._frames_on_the_way = 0
         self._failure: BaseException | None = None
         self._reservations = self._earlier = 0
+        self._weights: dict[ModelRole, str] = {}  # of models that changed, on the writer's thread
         self._scanning = threading.Event()
         self._commit = GroupCommit(journal.sync, self._fail)
         self._images = ImageWriter(self.bundle, self._commit)
@@ -159,6 +160,7 @@ class SessionWriter:
         reader = SessionReader(self.folder)
         tidy_images(reader)
         self._images.know(reader.frames.values())
+        self._weights = {change.role: change.sha256 for change in reader.changes}
         self._reservations = len(reader.reservations)
         self._earlier = len(reader.documents)
         self._append(
@@ -375,6 +377,7 @@ class SessionWriter:
             segmentation_frame=None if kept_from is None else kept_from.index,
             level=cycle.level,
             decided_on_age_s=cycle.decided_on_age_s,
+            weights={role: sha256[:12] for role, sha256 in self._weights.items()},
             dose=DoseEntry(**asdict(cycle.dose)),
             timings_s=cycle.timings_s,
         )
@@ -393,6 +396,7 @@ class SessionWriter:
             reason=printable(change.reason),
         )
         self._append(document)
+        self._weights[change.role] = change.sha256
         self._commit.add()
 
     def _uid(self, name: str) -> str:

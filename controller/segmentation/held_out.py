@@ -18,7 +18,7 @@ from controller.segmentation.network_targets import UNLABELLED
 
 #: A found spot is the true one if it is nearer than this part of its width; an object, if so much of the
 #: union is shared.
-_SPOT_TOLERANCE, _LEAST_OVERLAP = 0.65, 0.5
+SPOT_TOLERANCE, _LEAST_OVERLAP = 0.65, 0.5
 
 #: Differences of F1 that mean nothing.
 _AS_GOOD = 0.005
@@ -43,7 +43,7 @@ def matches(labels: NDArray[np.int32], truth: NDArray[np.int32], kind: Kind, obj
     if kind == "objects":
         found: Matches = match_objects(labels, np.maximum(truth, 0), _LEAST_OVERLAP)
     else:
-        found = match_spots(_centers(labels), _centers(np.maximum(truth, 0)), _SPOT_TOLERANCE * object_px)
+        found = match_spots(centers_of(labels), centers_of(np.maximum(truth, 0)), SPOT_TOLERANCE * object_px)
     return Matches(found.hits, found.wrong, found.missed)
 
 
@@ -136,7 +136,8 @@ def _without_unlabelled(labels: NDArray[np.int32], truth: NDArray[np.int32]) -> 
     return np.where((2 * beyond > areas)[labels], 0, labels).astype(np.int32)
 
 
-def _centers(labels: NDArray[np.int32]) -> NDArray[np.float64]:
+def centers_of(labels: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return the centre of mass of each object, shape ``(n, 2)``."""
     numbers = np.unique(labels)
     numbers = numbers[numbers > 0]
     centers = ndimage.center_of_mass(labels > 0, labels, numbers)

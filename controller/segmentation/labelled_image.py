@@ -65,9 +65,13 @@ class Example:
         """Return a square part of it by chance, changed as ``augmentation`` says."""
         row, column = imbalance.corner(self.target.classes, side_px, rng)
         where = slice(row, row + side_px), slice(column, column + side_px)
-        target = self.target.cropped(*where)
-        sample = augmentation(Sample(self.inputs[:, where[0], where[1]], target.planes()), rng)
-        return Example(np.asarray(sample.image), target.with_planes(dict(sample.labels)))
+        part = Example(self.inputs[:, where[0], where[1]], self.target.cropped(*where))
+        return part.turned(augmentation, rng)
+
+    def turned(self, augmentation: Augmentation, rng: np.random.Generator) -> Example:
+        """Return all of it, changed as ``augmentation`` says."""
+        sample = augmentation(Sample(self.inputs, self.target.planes()), rng)
+        return Example(np.asarray(sample.image), self.target.with_planes(dict(sample.labels)))
 
 
 def example_of(image: LabelledImage, options: NetworkOptions, least_px: int = MULTIPLE_OF) -> Example:

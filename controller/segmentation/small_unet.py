@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, JsonValue
 
-from controller.core.errors import ConfigurationError
+from controller.core.errors import ConfigurationError, ModelPassedOverError
 from controller.core.frame import Denoised, FloatImage, Frame, Segmentation
-from controller.core.protocols import Resources
+from controller.core.protocols import ModelChange, Resources
 from controller.core.settings import Fraction, Positive, Settings
 from controller.networks.runtime import Runtime, RuntimeOptions
-from controller.networks.weights import Weights, WeightsError, read_weights
+from controller.networks.weights import Weights, WeightsError, check, read_weights
 from controller.segmentation.heads import HeadMaps, head_maps, instances
 from controller.segmentation.network_inputs import network_inputs
-from controller.segmentation.network_options import options_of
+from controller.segmentation.network_options import NetworkOptions, options_of
+from controller.segmentation.published import Follower, Published, number_of, published_folder
 from controller.segmentation.resampling import labels_resampled, map_resampled, photons_resampled
 from controller.segmentation.spots import LARGEST, binary_entropy_bits, in_photons
 from controller.segmentation.training import network_of
@@ -82,13 +85,16 @@ class SmallUNetSegmenter:
         """Detector units at no light."""
         runtime: RuntimeOptions = RuntimeOptions()
         """Where and how the network runs."""
+        follow_labels: bool = False
+        """Whether models that are trained from people's answers during the session take over."""
 
-    def __init__(self, options: Options, weights: Weights) -> None:
+    def __init__(self, options: Options, weights: Weights, session_folder: Path | None = None) -> None:
         self.options = options
-        self.network_options = options_of(weights.card)
-        if options.center_threshold is not None:
-            self.network_options = self.network_options.replace(center_threshold=options.center_threshold)
+        self.network_options = self._options_of(weights)
         self.sha256 = weights.sha256
+        self._follower: Follower | None = None
+        if options.follow_labels and session_folder is not None:
+            self._follower = Follower(published_folder(session_folder))
         self._runtime = Runtime(network_of(weights, self.network_options), options.runtime)
 
     @classmethod
@@ -102,7 +108,8 @@ class SmallUNetSegmenter:
         """
         options = cls.Options.model_validate(options)
         try:
-            return cls(options, find_weights(options.weights, resources.folder))
+            weights = find_weights(options.weights, resources.folder)
+            return cls(options, weights, resources.session_folder)
         except WeightsError as error:
             raise ConfigurationError(f"segmenter weights: {error}") from error
 
@@ -127,6 +134,59 @@ class SmallUNetSegmenter:
             map_resampled(maps.disagreement_bits, (rows, columns)),
         )
 
+    def improve(self) -> ModelChange | None:
+        """Take over the newest model that was trained from people's answers, if ``follow_labels`` says so.
+
+        Which cycle that is depends on when people answered: a session that is resumed or replayed follows
+        its record.
+
+        Raises
+        ------
+        ModelPassedOverError
+            Once for each published model that is damaged, or is no segmenter.
+        """
+        follower = self._follower
+        if follower is None:
+            return None
+        found = follower.newer()
+        if found is not None:
+            try:
+                return self._follow(found, follower)
+            except (WeightsError, ValueError) as error:
+                follower.refuse(found.number, error)
+        if (problem := follower.problem()) is not None:
+            raise ModelPassedOverError(problem)
+        return None
+
+    def adopt(self, weights: bytes, card: Mapping[str, JsonValue]) -> None:
+        """Take recorded weights into use.
+
+        Raises
+        ------
+        WeightsError
+            If they are damaged, or of another kind of model.
+        """
+        checked = check(weights, json.dumps(dict(card)), "recorded weights")
+        self._take(checked)
+        if self._follower is not None:
+            self._follower.took(number_of(checked.card))
+
+    def _follow(self, found: Published, follower: Follower) -> ModelChange | None:
+        is_same = found.weights.sha256 == self.sha256
+        if not is_same:
+            self._take(found.weights)
+        follower.took(found.number)
+        return None if is_same else _change(found)
+
+    def _take(self, weights: Weights) -> None:
+        options = self._options_of(weights)
+        self._runtime.replace(network_of(weights, options))
+        self.network_options, self.sha256 = options, weights.sha256
+
+    def _options_of(self, weights: Weights) -> NetworkOptions:
+        options, threshold = options_of(weights.card), self.options.center_threshold
+        return options if threshold is None else options.replace(center_threshold=threshold)
+
     def _answer(self, frame: Frame, denoised: Denoised | None) -> tuple[HeadMaps, NDArray[np.int32]]:
         """Return maps and labels at the scale of the network."""
         options = self.options
@@ -145,24 +205,33 @@ class SmallUNetSegmenter:
 
     def _shape_at_scale(self, frame: Frame) -> tuple[int, int]:
         """Return how many pixels the network is shown of this frame."""
-        network, own_m = self.network_options, frame.settings.pixel_size_m
-        size_m = self.options.object_size_m
-        if size_m is not None:
-            trained_m = size_m / network.object_px
-        elif network.pixel_size_m is not None:
-            trained_m = network.pixel_size_m
-        else:
-            trained_m = _USUAL_SIZE_M[network.kind] / network.object_px
-        factor = min(own_m / trained_m, _FINEST)
-        if 1 / self.options.resample_beyond <= factor <= self.options.resample_beyond:
-            factor = 1.0
-        rows, columns = (max(1, round(side * factor)) for side in frame.photons.shape)
+        rows, columns = frame.photons.shape
+        own_m = frame.settings.pixel_size_m
+        rows, columns = shape_at_scale((rows, columns), own_m, self.network_options, self.options)
         if rows * columns > _LARGEST_PIXELS:
             raise MemoryError(
                 f"{rows} x {columns} pixels at the scale of the network are more than {_LARGEST_PIXELS}; "
                 f"scan coarser or less, or say that objects are larger (object_size_m)"
             )
         return rows, columns
+
+
+def shape_at_scale(
+    shape: tuple[int, ...], pixel_size_m: float, network: NetworkOptions, options: SmallUNetSegmenter.Options
+) -> tuple[int, int]:
+    """Return how many rows and columns a network is shown of an image with pixels of this size."""
+    size_m = options.object_size_m
+    if size_m is not None:
+        trained_m = size_m / network.object_px
+    elif network.pixel_size_m is not None:
+        trained_m = network.pixel_size_m
+    else:
+        trained_m = _USUAL_SIZE_M[network.kind] / network.object_px
+    factor = min(pixel_size_m / trained_m, _FINEST)
+    if 1 / options.resample_beyond <= factor <= options.resample_beyond:
+        factor = 1.0
+    rows, columns = (max(1, round(side * factor)) for side in shape)
+    return rows, columns
 
 
 def find_weights(name: str, folder: Path) -> Weights:
@@ -178,6 +247,21 @@ def find_weights(name: str, folder: Path) -> Weights:
     if Path(name).suffix not in {".safetensors", ".json"}:
         raise WeightsError(f"{name!r} is neither one of {', '.join(SHIPPED)} nor a .safetensors file")
     return read_weights(folder / name)
+
+
+def _change(found: Published) -> ModelChange:
+    """Return a published model as the session writes it down; scores that its card lacks count as 0."""
+    card = found.weights.card
+    reason = card.training.get("reason")
+    return ModelChange(
+        role="segmenter",
+        sha256=found.weights.sha256,
+        weights=found.weights.data,
+        card=card.model_dump(mode="json", by_alias=True),
+        score_before=card.metrics.get("score_before", 0.0),
+        score_after=card.metrics.get("score", 0.0),
+        reason=f"published model {found.number}: {reason or 'trained from labels'}",
+    )
 
 
 def _segmentation(foreground: FloatImage, labels: NDArray[np.int32], shape: tuple[int, ...]) -> Segmentation:

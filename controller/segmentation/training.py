@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -52,6 +52,9 @@ class TrainingOptions(Settings):
     # Centres are rare, and depths are between 0 and 1.
     loss: LossOptions = LossOptions(weights=TermWeights(centres=5.0, distances=2.0), distance_unit_px=1.0)
     """What each kind of label counts, and what is assumed beyond them."""
+    learns: Literal["all", "classes"] = "all"
+    """Which numbers change: all, or those of the last layer alone that tell classes apart. Labels that say
+    what is in an image, but not where, then leave the finding of objects as it was."""
 
     @model_validator(mode="after")
     def _weights_come_from_one_place(self) -> Self:
@@ -155,7 +158,10 @@ class Trainer:
         self.options, self.training = options, training
         self._network, self._rng = network.to(memory_format=torch.channels_last), rng
         self._average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        self._optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(training.learns == "all" or name.startswith("leave."))
+        learned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.Adam(learned, lr=training.learning_rate)
         self._class_weights: tuple[float, ...] | None = None
         self.best: Tensors = tensors_of(network)
         self.history: list[Checkpoint] = []
@@ -176,6 +182,8 @@ class Trainer:
         classes = len(self.options.classes)
         chances = training.imbalance.image_chances([labels[n] for n in parted], classes) if parted else None
         self._class_weights = training.imbalance.class_weights(labels, classes)
+        shapes = [examples[n].inputs.shape for n in whole]
+        whole_chances = self._whole_chances([examples[n].target.tags for n in whole])
         self._check(held_out, 0, report)
         marks = {round(training.steps * (n + 1) / training.checkpoints) for n in range(training.checkpoints)}
         for step in range(1, training.steps + 1):
@@ -188,12 +196,34 @@ class Trainer:
                 ]
                 losses.append(self._loss(patches, torch.from_numpy(weights[chosen])))
             if whole:
-                one = int(rng.choice(whole))
-                losses.append(self._loss([examples[one]], torch.from_numpy(weights[one : one + 1])))
+                chosen = np.take(whole, self._alike(shapes, whole_chances, rng))
+                images = [examples[n].turned(training.augmentation, rng) for n in chosen]
+                losses.append(self._loss(images, torch.from_numpy(weights[chosen])))
             self._descend(torch.stack(losses).sum(), step)
             if step in marks:
                 self._check(held_out, step, report)
         return self.best
+
+    def _alike(
+        self, shapes: Sequence[tuple[int, ...]], chances: NDArray[np.float64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Return one by chance of the images that must stay whole, with some of its shape."""
+        first = int(rng.choice(len(shapes), p=chances))
+        same = [n for n, shape in enumerate(shapes) if shape == shapes[first]]
+        pixels = shapes[first][-2] * shapes[first][-1]
+        most = max(1, self.training.batch * self.training.patch_px**2 // pixels // 2)
+        more = rng.choice(same, most - 1, p=chances[same] / chances[same].sum())
+        return np.concatenate([[first], more]).astype(np.int64)
+
+    def _whole_chances(self, tags: Sequence[NDArray[np.int8]]) -> NDArray[np.float64]:
+        """Return how likely each of these images is to be drawn, by the rarest class it is said to show."""
+        if not tags:
+            return np.zeros(0)
+        shown = np.stack(tags) == 1
+        rarity = (
+            np.max(shown / np.maximum(shown.sum(axis=0), 1), axis=1) ** self.training.imbalance.oversampling
+        )
+        return np.asarray(rarity / rarity.sum())
 
     def _loss(self, examples: Sequence[Example], weights: Tensor) -> Tensor:
         outputs, loss = self._network(inputs_of(examples)), self.training.loss

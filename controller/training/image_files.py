@@ -14,17 +14,19 @@ import tifffile
 from numpy.typing import NDArray
 
 from controller.core.errors import ConfigurationError
-from controller.labels.store import LABELS_NAME, Answer, LabelStore
 from controller.learning.annotations import (
+    AMBIGUOUS,
     NOTHING_HERE,
     Annotation,
+    GradesAnnotation,
     ImageAnnotations,
     LabelSchema,
-    PointsAnnotation,
+    MaskAnnotation,
     TagAnnotation,
 )
 from controller.recording import layers
 from controller.recording.dataset import IMAGES_NAME, ITEMS_NAME, MANIFEST_NAME
+from controller.recording.journal import JOURNAL_NAME
 from controller.recording.reader import SessionReader
 
 #: What the name of a label image ends with: ``cells.tif`` has its labels in ``cells.labels.tif``.
@@ -94,7 +96,7 @@ def read_pictures(source: Path, reading: Reading) -> list[Picture]:
     """
     if (source / MANIFEST_NAME).is_file():
         pictures = list(_of_dataset(source, reading))
-    elif (source / LABELS_NAME).is_file():
+    elif (source / JOURNAL_NAME).is_file():
         pictures = list(_of_session(source, reading))
     elif source.is_dir():
         files = sorted(file for file in source.iterdir() if file.suffix.lower() in _TIFF)
@@ -202,40 +204,62 @@ def _image(file: Path) -> NDArray[Any]:
 
 
 def _of_session(folder: Path, reading: Reading) -> Iterator[Picture]:
-    """Return the frames that people answered about: points that they marked, and what a frame shows."""
-    reader, store = SessionReader(folder), LabelStore(folder)
-    asked = {question.number: question.question for question in store.questions()}
-    answers: dict[int, list[Answer]] = {}
+    """Return the parts of frames that people answered about, with all that they said of each."""
+    from controller.labels.store import LabelStore
+
+    reader, store = SessionReader(folder), LabelStore.open(folder)
+    answers: dict[str, list[Annotation]] = {}
+    told: set[str] = set()
     for answer in store.answers():
-        if answer.answer is not None and answer.question_number in asked:
-            answers.setdefault(asked[answer.question_number].frame_index, []).append(answer)
-    choices = {a.answer for given in answers.values() for a in given if isinstance(a.answer, str)}
-    if choices - {NOTHING_HERE} and not reading.object_answers:
+        if answer.reply.outcome == "nothing here":
+            said: tuple[Annotation, ...] = (TagAnnotation(present=(NOTHING_HERE,)),)
+        else:
+            said = answer.reply.annotations
+        told |= {name for one in said for name in one.class_names} - {NOTHING_HERE, AMBIGUOUS}
+        for sample_id in answer.sample_ids[:1] if said else ():
+            answers.setdefault(sample_id, []).extend(said)
+    if told and not reading.object_answers:
         raise ConfigurationError(
-            f"{folder}: people answered {', '.join(sorted(map(repr, choices)))}; say which of these mean "
-            f"that an object is there: --object-answer {min(choices - {NOTHING_HERE})!r}"
+            f"{folder}: people answered {', '.join(sorted(map(repr, told)))}; say which of these mean "
+            f"that an object is there: --object-answer {min(told)!r}"
         )
-    for index, given in sorted(answers.items()):
-        frame = reader.frame(index)
-        said = [a for answer in given for a in _annotations(answer, reading)]
-        if said:
-            rows, columns = frame.photons.shape
+    for sample_id, given in answers.items():
+        sample = store.sample(sample_id)
+        if sample.session != reader.start.run_id or sample.frame_index is None:
+            continue
+        annotations = [kept for one in given if (kept := _of_one_class(one, reading)) is not None]
+        if annotations:
+            roi = sample.roi
+            photons = reader.frame(sample.frame_index).photons
             schema = LabelSchema(classes=(reading.class_name,))
-            try:
-                labels = ImageAnnotations(
-                    shape_yx=(rows, columns), label_schema=schema, annotations=tuple(said)
-                )
-            except ValueError as error:
-                raise ConfigurationError(f"{folder}: answers about frame {index}: {error}") from error
-            yield Picture(f"{folder}, frame {index}", frame.photons, labels, frame.settings.pixel_size_m)
+            labels = ImageAnnotations(
+                shape_yx=roi.shape_yx, label_schema=schema, annotations=tuple(annotations)
+            )
+            part = photons[roi.y : roi.y + roi.rows, roi.x : roi.x + roi.columns]
+            yield Picture(f"{folder}, frame {sample.frame_index}", part, labels, sample.pixel_size_m)
 
 
-def _annotations(answer: Answer, reading: Reading) -> Iterator[Annotation]:
-    if isinstance(answer.answer, list):
-        if answer.answer:
-            points = tuple((float(y), float(x)) for y, x in answer.answer)
-            yield PointsAnnotation(class_name=reading.class_name, points_yx=points)
-    elif answer.answer == NOTHING_HERE:
-        yield TagAnnotation(present=(NOTHING_HERE,))
-    elif answer.answer in reading.object_answers:
-        yield TagAnnotation(present=(reading.class_name,))
+def _of_one_class(said: Annotation, reading: Reading) -> Annotation | None:
+    """Return an annotation in which every class that means an object is the one class that is learned.
+
+    Other classes are no objects; what says nothing else is left out.
+    """
+
+    def renamed(names: tuple[str, ...]) -> tuple[str, ...]:
+        kept = (reading.class_name for name in names if name in reading.object_answers)
+        always = (name for name in names if name in {NOTHING_HERE, AMBIGUOUS})
+        return tuple(dict.fromkeys([*kept, *always]))
+
+    if isinstance(said, GradesAnnotation):
+        return None  # of one class alone, halves of several cannot be told
+    if isinstance(said, TagAnnotation):
+        present = renamed(said.present)
+        return TagAnnotation(present=present, weight=said.weight) if present else None
+    if isinstance(said, MaskAnnotation):
+        names = tuple(
+            reading.class_name if name in reading.object_answers else NOTHING_HERE
+            for name in said.value_classes
+        )
+        return said.replace(value_classes=names)
+    found = renamed((said.class_name,))
+    return said.replace(class_name=found[0]) if found else None

@@ -22,12 +22,11 @@ from controller.core.decision import (
     Question,
     Stop,
 )
-from controller.core.errors import DeviceError, InvalidRequestError, RecordingError
+from controller.core.errors import DeviceError, InvalidRequestError
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.guard import GuardedMicroscope
 from controller.core.protocols import Denoiser, Policy, Segmenter
 from controller.core.settings import ScanSettings
-from controller.labels.store import LabelStore
 from controller.recording.reader import SessionReader
 from controller.recording.writer import SessionWriter, claim_folder
 from controller.session import Outcome, Parts, Session
@@ -104,8 +103,7 @@ def session(
         clock=SimulatedClock(),
         budget=budget or Budget(),
     )
-    store = LabelStore(folder, create=True)
-    return Session(parts, SessionWriter.create(claim_folder(folder), START, ask=store.put))
+    return Session(parts, SessionWriter.create(claim_folder(folder), START))
 
 
 def run(folder: Path, policy: Policy, **options: Any) -> tuple[Outcome, SessionReader]:
@@ -176,7 +174,7 @@ def test_a_session_records_everything_it_did_and_why(tmp_path: Path) -> None:
     assert np.array_equal(denoised.mean, seen.photons)
     assert segmentation.labels.all()
     assert reader.unsettled() == []
-    assert [asked.number for asked in LabelStore(tmp_path).questions()] == [1]
+    assert not (tmp_path / "labels.sqlite").exists()  # who asks people reads the journal
 
 
 def test_the_policy_sees_each_new_frame_the_dose_and_what_is_left(tmp_path: Path) -> None:
@@ -213,7 +211,6 @@ def test_a_policy_that_only_asks_for_what_is_refused_ends_the_session_as_failed(
 def test_questions_beyond_their_budget_are_refused(tmp_path: Path) -> None:
     _, reader = run(tmp_path, Plan(TAKE, ASK, ASK), budget=Budget(questions=1))
     assert [cycle.refused is None for cycle in reader.cycles] == [True, True, False, True]
-    assert len(LabelStore(tmp_path).questions()) == 1
 
 
 def test_a_failing_model_costs_its_answer_but_not_the_frame(tmp_path: Path) -> None:
@@ -444,16 +441,6 @@ def test_a_model_that_answers_nonsense_is_a_failing_model_and_loses_no_frame(
 def test_a_question_about_a_frame_that_is_not_there_is_refused(tmp_path: Path) -> None:
     _, reader = run(tmp_path, Plan(ASK, TAKE))
     assert "there is no frame 0" in (reader.cycles[0].refused or "")
-
-
-def test_a_question_queue_in_trouble_is_a_fault_and_no_more(tmp_path: Path) -> None:
-    def locked(*_: object) -> None:
-        raise RecordingError("database is locked")
-
-    asking = session(tmp_path, Plan(TAKE, ASK, TAKE))
-    asking.writer._ask = locked
-    assert asking.run().status == "completed"
-    assert "the question is not in the queue yet" in SessionReader(tmp_path).cycles[1].faults[0]
 
 
 def test_a_display_in_trouble_does_not_end_a_session(tmp_path: Path) -> None:

@@ -1,0 +1,334 @@
+"""Chooses what to ask people about, from the places that a session has scanned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.asking import Candidates, QueryStrategy
+from controller.labelling.places import Place
+from controller.labelling.pool import Pool
+from controller.labelling.session_images import RAW, SessionImages
+from controller.labels.class_consensus import ONE_OF
+from controller.labels.consensus import update_consensus
+from controller.labels.plan import LabelPlan
+from controller.labels.records import (
+    AnswerRecord,
+    Consensus,
+    NewRequest,
+    Request,
+    RequestItem,
+    Sample,
+    Split,
+    told_classes,
+)
+from controller.labels.store import LabelStore
+from controller.learning.annotations import NOTHING_HERE
+from controller.learning.answer_cost import AnswerTask, CostModel, TimedAnswer
+from controller.learning.audit import AuditedArm, arms_of_next, choose_audited
+from controller.learning.patch_classifier import PatchClassifier, fit
+from controller.learning.worth import Answered
+
+#: Members of the model: samples of what its weights may be.
+_MEMBERS = 20
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What has been answered so far, a row for each sample that says which class it shows.
+
+    Attributes
+    ----------
+    features
+        Shape ``(n, features)``.
+    targets
+        Part of the answers that say each class, shape ``(n, classes)``; class 0 is nothing here.
+    is_held_out
+        Whether a sample judges, shape ``(n,)``.
+    answer_s
+        Seconds that people spent on it, shape ``(n,)``.
+    samples
+        Their ids.
+    """
+
+    features: Floats
+    targets: Floats
+    is_held_out: NDArray[np.bool_]
+    answer_s: NDArray[np.float64]
+    samples: tuple[str, ...]
+
+
+class Selector:
+    """Asks a batch of questions when there is room for them.
+
+    The same answers and frames give the same batch: chance comes from the session's seed and the number
+    of the batch.
+
+    Parameters
+    ----------
+    store, images, plan
+        Where requests go, where pixels come from, and what is to be asked.
+    strategy
+        Chooses among what is not left to chance.
+    seed
+        Of the session.
+    folder
+        For what it has to remember beside the store.
+    now
+        Seconds since 1970, UTC.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self,
+        store: LabelStore,
+        images: SessionImages,
+        plan: LabelPlan,
+        strategy: QueryStrategy,
+        *,
+        seed: int,
+        folder: Path,
+        now: Callable[[], float],
+    ) -> None:
+        self.pool = Pool(plan, seed, folder / "encoder.safetensors")
+        self._store, self._images, self._plan, self._strategy = store, images, plan, strategy
+        self._seed, self._now = seed, now
+        self._schema = store.add_schema(plan.label_schema)
+        self._crops: dict[str, Floats] = {}
+        self._splits = store.splits()
+        asked = [r for r in store.requests() if r.arm in {"policy", "random_audit"}]
+        self._arms: list[AuditedArm] = [
+            "random_audit" if r.arm == "random_audit" else "policy" for r in asked
+        ]
+        self._batches = sum(request.key.endswith("/0") for request in asked)
+
+    def ask(self) -> list[Request]:
+        """Choose and ask a batch of questions, if there is room and something left to ask about."""
+        if not self.has_room():
+            return []
+        known = self.known()
+        places = self._open_places()
+        if not places:
+            return []
+        rng = np.random.default_rng([self._seed, self._batches])
+        model = self.model(known)
+        return self._ask_about(places, known, model, rng)
+
+    def has_room(self) -> bool:
+        """Tell whether people have answered enough of what is open, and have the time for more."""
+        requests = [r for r in self._store.requests() if r.arm in {"policy", "random_audit"} and r.is_live]
+        waiting = [r for r in requests if r.state == "open"]
+        if len(waiting) >= self._plan.open_max:
+            return False
+        minute = [r for r in requests if r.created_s > self._now() - 60]
+        asked_s = sum(r.predicted_cost_s or 0.0 for r in minute)
+        return not minute or asked_s < 60 * self._plan.attention
+
+    def known(self) -> Known:
+        """Return what has been answered about places, with a row for each sample."""
+        samples = {sample.id: sample for sample in self._store.samples()}
+        answers: dict[str, list[AnswerRecord]] = {}
+        for answer in self._store.answers():
+            if len(answer.sample_ids) == 1 and answer.schema_id == self._schema.id:
+                answers.setdefault(answer.sample_ids[0], []).append(answer)
+        update_consensus(self._store)
+        agreed = self._store.consensus(ONE_OF)
+        rows = []
+        for sample_id, given in answers.items():
+            target = self._target(given, agreed.get(sample_id))
+            crop = self._crop(samples[sample_id])
+            if target is not None and crop is not None:
+                rows.append((sample_id, target, given, crop))
+        count = 1 + len(self._plan.classes)
+        if not rows:
+            empty = np.zeros(0, np.bool_)
+            return Known(self._encoded([]), np.zeros((0, count), np.float32), empty, np.zeros(0), ())
+        places = [samples[sample_id] for sample_id, *_ in rows]
+        return Known(
+            self._encoded([crop for *_, crop in rows]),
+            np.stack([target for _, target, *_ in rows]),
+            np.array([self._splits.get((s.session, s.field)) == "held_out" for s in places]),
+            np.array([sum(a.elapsed_s for a in given) for _, _, given, _ in rows]),
+            tuple(sample.id for sample in places),
+        )
+
+    def answered(self, known: Known) -> Answered:
+        """Return the answers that a strategy or chance asked for, as what they are worth is judged by."""
+        arms = {
+            item.sample_id: request.arm
+            for request in self._store.requests()
+            for item in request.items
+            if request.arm in {"policy", "random_audit"}
+        }
+        ours = np.array([sample in arms for sample in known.samples], np.bool_)
+        everything = Answered(
+            features=known.features.astype(np.float64),
+            classes=known.targets.argmax(axis=1).astype(np.int64),
+            weights=known.targets.max(axis=1, initial=0.0).astype(np.float64),
+            seconds=known.answer_s,
+            is_audit=np.array([arms.get(s) == "random_audit" for s in known.samples], np.bool_),
+            is_held_out=known.is_held_out,
+        )
+        return everything.part(np.flatnonzero(ours))
+
+    def model(self, known: Known) -> PatchClassifier:
+        """Return what has been learned from the answers that do not judge."""
+        learned = ~known.is_held_out
+        return fit(
+            known.features[learned],
+            known.targets[learned],
+            np.ones(int(learned.sum()), np.float32),
+            np.random.default_rng([self._seed, 2]),
+        )
+
+    def candidates(self, places: list[Place], known: Known, model: PatchClassifier) -> Candidates:
+        """Return places as a strategy sees them."""
+        features = self.pool.features(places)
+        probabilities = model.probabilities(features, _MEMBERS)
+        learned = ~known.is_held_out
+        groups = {field: number for number, field in enumerate(sorted({p.fields[0] for p in places}))}
+        return Candidates(
+            features=features,
+            probabilities=probabilities,
+            hidden=model.hidden(features),
+            cost_s=self._costs(probabilities.mean(axis=0)),
+            foreground=_foreground(np.stack([place.photons for place in places])),
+            groups=np.array([groups[place.fields[0]] for place in places], np.int64),
+            labelled_features=known.features[learned],
+            labelled_classes=known.targets[learned].argmax(axis=1).astype(np.int64),
+        )
+
+    def _ask_about(
+        self, places: list[Place], known: Known, model: PatchClassifier, rng: np.random.Generator
+    ) -> list[Request]:
+        plan = self._plan
+        split = [self._split(place) for place in places]
+        free = [n for n, found in enumerate(split) if found is not None]
+        places, may_learn = [places[n] for n in free], np.array([split[n] == "train" for n in free])
+        if not places:
+            return []
+        audited = self._arms.count("random_audit")
+        arms = arms_of_next(plan.batch, asked=len(self._arms), audited=audited, fraction=plan.audit_fraction)
+        candidates = self.candidates(places, known, model)
+        # Chance asks everywhere, a strategy only where models learn: they are judged without its taste.
+        chosen = choose_audited(self._strategy, candidates, arms, rng, open_to_strategy=may_learn)
+        names = [NOTHING_HERE, *plan.classes]
+        taken_for = candidates.mean.argmax(axis=1)
+        asked = [
+            self._request(
+                places[number],
+                key=f"{places[number].sample.session}/select/{self._batches}/{position}",
+                arm=arm,
+                strategy="random" if arm == "random_audit" else plan.strategy,
+                score=float(score),
+                reason=reason[:2000],
+                predicted_cost_s=float(candidates.cost_s[number]),
+                predicted_class=names[int(taken_for[number])],
+            )
+            for position, (number, arm, score, reason) in enumerate(
+                zip(chosen.indices, chosen.arms, chosen.scores, chosen.reasons, strict=True)
+            )
+        ]
+        self._arms += chosen.arms
+        self._batches += 1
+        return asked
+
+    def _request(self, place: Place, **fields: Any) -> Request:
+        plan = self._plan
+        sample = self._store.add_sample(place.sample)
+        self._crops[sample.id] = place.photons
+        return self._store.add_request(
+            NewRequest(
+                kind=plan.kind,
+                text=plan.question,
+                schema_id=self._schema.id,
+                items=(RequestItem(sample_id=sample.id),),
+                several=plan.several,
+                annotators=plan.annotators,
+                **fields,
+            )
+        )
+
+    def _open_places(self) -> list[Place]:
+        """Return the places that nobody was asked about yet."""
+        asked = {(s.session, s.uri, s.roi.y, s.roi.x) for s in self._store.samples()}
+        return [
+            place
+            for place in self.pool.places
+            if (place.sample.session, place.sample.uri, place.sample.roi.y, place.sample.roi.x) not in asked
+        ]
+
+    def _split(self, place: Place) -> Split | None:
+        """Return whether a place is learned from or judged by; ``None`` if it reaches into both."""
+        found = {self._split_of(place.sample.session, field) for field in place.fields}
+        return found.pop() if len(found) == 1 else None
+
+    def _split_of(self, session: str, field: str) -> Split:
+        if (session, field) not in self._splits:
+
+            def propose() -> Split:
+                held_out = sum(split == "held_out" for split in self._splits.values())
+                is_due = held_out + 1 <= self._plan.held_out * (len(self._splits) + 1)
+                return "held_out" if is_due else "train"
+
+            # Locked in the store: whatever somebody else has proposed before holds.
+            self._splits[session, field] = self._store.split_of(session, field, propose)
+        return self._splits[session, field]
+
+    def _target(self, given: list[AnswerRecord], agreed: Consensus | None) -> Floats | None:
+        """Return how probable each class is, by what all answers come to; ``None`` if all were unsure."""
+        names = [NOTHING_HERE, *self._plan.classes]
+        votes = np.zeros(len(names), np.float32)
+        if agreed is not None and agreed.names == tuple(names):
+            votes[:] = agreed.classes
+        else:
+            for answer in given:
+                told = [name for name in told_classes(answer.reply) if name in names]
+                for name in told:
+                    votes[names.index(name)] += 1 / len(told)
+        return votes / votes.sum() if votes.any() else None
+
+    def _crop(self, sample: Sample) -> Floats | None:
+        if sample.id not in self._crops:
+            roi = sample.roi
+            if roi.shape_yx != (self._plan.crop_px, self._plan.crop_px):
+                return None
+            try:
+                image = self._images.whole(sample, RAW)
+            except KeyError:
+                return None
+            self._crops[sample.id] = np.asarray(
+                image[roi.y : roi.y + roi.rows, roi.x : roi.x + roi.columns], np.float32
+            )
+        return self._crops[sample.id]
+
+    def _encoded(self, crops: list[Floats]) -> Floats:
+        side = self._plan.crop_px
+        return self.pool.encode(np.stack(crops) if crops else np.zeros((0, side, side), np.float32))
+
+    def _costs(self, mean: Floats) -> Floats:
+        """Return the seconds that an answer is predicted to take, by what a place is taken for."""
+        names, count = [NOTHING_HERE, *self._plan.classes], 1 + len(self._plan.classes)
+        timed = []
+        for answer in self._store.answers():
+            told = told_classes(answer.reply)
+            if len(answer.sample_ids) == 1 and told and answer.elapsed_s > 0:
+                task = AnswerTask(kind=answer.kind, classes=count, predicted_class=told[0])
+                timed.append(TimedAnswer(task=task, answer_s=answer.elapsed_s))
+        model = CostModel.fit(timed)
+        each = model.predict_many(
+            AnswerTask(kind=self._plan.kind, classes=count, predicted_class=name) for name in names
+        )
+        return np.asarray(mean @ each, np.float32)
+
+
+def _foreground(crops: Floats) -> Floats:
+    """Return how much of each crop is brighter than its own background can explain by shot noise, 0..1."""
+    level = np.median(crops, axis=(1, 2), keepdims=True)
+    return np.asarray((crops > level + 3 * np.sqrt(level + 1)).mean(axis=(1, 2)), np.float32)

@@ -1,0 +1,118 @@
+"""The process that asks: ``python -m controller.labelling.selector_process FOLDER``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from controller.labelling.selector import Selector
+from controller.labelling.session_images import SessionImages
+from controller.labelling.session_plan import LABELS_FOLDER, plan_of
+from controller.labelling.session_questions import SessionQuestions
+from controller.labelling.workers import work_until_input_ends
+from controller.labelling.worth import worth_of
+from controller.labels.plan import LabelPlan
+from controller.labels.store import LabelStore
+from controller.plugins import find_strategy
+from controller.recording.following import FollowedSession
+
+WORTH_NAME = f"{LABELS_FOLDER}/worth.json"
+_WORTH_EVERY = 10
+
+
+class SelectorWork:
+    """What the process does once a second.
+
+    Parameters
+    ----------
+    folder
+        Of the session.
+    store
+        Its label store.
+    plan
+        What is asked; ``None`` asks only what the session's policy asks.
+    """
+
+    def __init__(self, folder: Path, store: LabelStore, plan: LabelPlan | None) -> None:
+        self._folder, self._store, self._plan = folder, store, plan
+        self._session = FollowedSession(folder)
+        self._questions = SessionQuestions(store, plan.annotators if plan else 1)
+        self._selector: Selector | None = None
+        self._judged_at = 0
+
+    def step(self) -> str | None:
+        """Take in what the session did, ask what there is room for, and tell what that was."""
+        self._session.update()
+        reader = self._session.reader()
+        problems = self._questions.take_in(reader)
+        for problem in problems:
+            self._store.log("question not asked", reason=problem)
+        if self._plan is None:
+            return "; ".join(problems) or None
+        if self._selector is None:
+            strategy = find_strategy(self._plan.strategy)
+            self._selector = Selector(
+                self._store,
+                SessionImages(self._folder),
+                self._plan,
+                strategy.from_options(self._plan.strategy_options),
+                seed=reader.start.seed,
+                folder=self._folder / LABELS_FOLDER,
+                now=time.time,
+            )
+        selector = self._selector
+        added = selector.pool.take_in(reader)
+        asked = selector.ask()
+        # Only while people have something to answer: it takes half a minute.
+        if not asked and selector.pool.pretrain():
+            self._store.log("encoder trained", places=len(selector.pool))
+        judged = self._judge(selector, self._plan, reader.start.seed)
+        did = [
+            f"{added} new places of {len(selector.pool)}" if added else "",
+            f"asked {len(asked)}" if asked else "",
+            judged,
+        ]
+        return ", ".join(part for part in did if part) or None
+
+    def _judge(self, selector: Selector, plan: LabelPlan, seed: int) -> str:
+        """Write down what the answers so far have taught, when there are enough new ones."""
+        count = self._store.answered_so_far()
+        if count // _WORTH_EVERY <= self._judged_at // _WORTH_EVERY:
+            return ""
+        self._judged_at = count
+        answered = selector.answered(selector.known())
+        worth = worth_of(self._store, answered, plan.classes, np.random.default_rng([seed, 3]))
+        path = self._folder / WORTH_NAME
+        path.parent.mkdir(exist_ok=True)
+        waiting = path.with_suffix(".tmp")
+        waiting.write_text(json.dumps(worth, allow_nan=False), encoding="utf-8")
+        waiting.replace(path)
+        for arm, points in worth["curves"].items():
+            if points:
+                last = points[-1]
+                self._store.log(
+                    "judged",
+                    arm=arm,
+                    measure=worth["measure"],
+                    **{k: last[k] for k in ("answers", "seconds", "value")},
+                )
+        return "judged what the answers taught"
+
+
+def main() -> None:
+    """Ask until standard input ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--database")
+    given = parser.parse_args()
+    store = LabelStore.open(given.database or given.folder)
+    work = SelectorWork(given.folder, store, plan_of(given.folder))
+    work_until_input_ends("selector", work.step, store)
+
+
+if __name__ == "__main__":
+    main()

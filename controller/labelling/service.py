@@ -1,0 +1,151 @@
+"""What ``stedfast label`` runs: the page's server, and the processes that ask and that learn."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from controller.core.errors import SessionFolderError
+from controller.labelling.selector_process import WORTH_NAME
+from controller.labelling.session_images import SessionImages
+from controller.labelling.session_plan import plan_of
+from controller.labelling.workers import Supervisor, Worker
+from controller.labels.queue import LabelQueue
+from controller.labels.records import Role
+from controller.labels.store import LabelStore
+from controller.recording.following import FollowedSession
+from controller.recording.journal import JOURNAL_NAME
+from controller.web.desk import Desk
+from controller.web.serve import LabelServer
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where labels are and where the page is offered.
+
+    ``names`` are further names that the page is reached by, such as that of a proxy.
+    """
+
+    folder: Path
+    database: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    names: tuple[str, ...] = ()
+
+
+class LabelService:
+    """The page of a session, and the processes that ask and that learn.
+
+    Parameters
+    ----------
+    where
+        Session and address.
+
+    Raises
+    ------
+    ConfigurationError
+        If nothing can listen there, or the plan is damaged.
+    """
+
+    def __init__(self, where: Where) -> None:
+        self.plan = plan_of(where.folder)
+        with ExitStack() as undo:
+            self.store = LabelStore.open(where.database or where.folder, create=True)
+            undo.callback(self.store.close)
+            if self.plan is not None:
+                self.store.add_schema(self.plan.label_schema)
+            session = SessionState(where.folder)
+            desk = Desk(
+                store=self.store,
+                queue=LabelQueue(self.store, time.time),
+                images=SessionImages(where.folder),
+                plan=self.plan,
+                status=lambda: {"session": session.state()},
+                worth=lambda: last_worth(where.folder),
+                now=time.time,
+            )
+            self.server = LabelServer(desk, host=where.host, port=where.port, names=where.names)
+            self._supervisor = Supervisor(self.store, workers_of(where), time.time)
+            undo.pop_all()
+
+    def link(self, name: str, role: Role = "expert") -> str:
+        """Return an address that lets somebody in under a name."""
+        annotator = self.store.add_annotator(name, role)
+        return self.server.link(self.store.new_token(annotator))
+
+    def run(self) -> None:
+        """Serve until somebody asks for the end; nothing that was answered depends on how it ends."""
+        self._supervisor.start()
+        try:
+            self.server.run()
+        finally:
+            self._supervisor.stop()
+            self.store.close()
+
+
+def workers_of(where: Where) -> list[Worker]:
+    """Return the processes that work beside a session; a folder without one needs none that ask."""
+    arguments = (str(where.folder), *(("--database", where.database) if where.database else ()))
+    if not (where.folder / JOURNAL_NAME).exists():
+        return []
+    return [
+        Worker("selector", "controller.labelling.selector_process", arguments),
+        Worker("trainer", "controller.labelling.trainer_process", arguments),
+    ]
+
+
+class SessionState:
+    """What the page says of the session, read from its journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._session: FollowedSession | None = None
+        self._lock = threading.Lock()  # several people look at once
+
+    def state(self) -> dict[str, Any]:
+        """Return name, state and counts; ``state`` is ``none`` where there is no session."""
+        with self._lock:
+            return self._state()
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            if self._session is None:
+                self._session = FollowedSession(self._folder)
+            self._session.update()
+            reader = self._session.reader()
+        except SessionFolderError as error:
+            return {"state": "none", "name": self._folder.name, "remark": str(error)}
+        return {
+            "state": reader.status,
+            "is_running": reader.stop is None,
+            "name": str(reader.start.experiment.get("name") or "unnamed"),
+            "microscope": str(reader.start.microscope.get("name") or "unnamed"),
+            "run_id": reader.start.run_id,
+            "cycles": len(reader.cycles),
+            "frames": len(reader.frames),
+            "models": [
+                {
+                    "role": change.role,
+                    "cycle": change.cycle,
+                    "sha256": change.sha256,
+                    "score_before": change.score_before,
+                    "score_after": change.score_after,
+                    "reason": change.reason,
+                }
+                for change in reader.changes
+            ],
+        }
+
+
+def last_worth(folder: Path) -> dict[str, Any]:
+    """Return what the answers have taught, as it was computed last; empty before."""
+    path = folder / WORTH_NAME
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,154 @@
+"""Pictures of samples: from the frames of a session, or from image files that were imported."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.core.errors import SessionFolderError
+from controller.labels.images import Picture
+from controller.labels.records import Roi, Sample
+from controller.recording.following import FollowedSession
+from controller.recording.reader import SessionReader
+
+RAW, DENOISED = "raw", "denoised"
+
+#: Frames that are kept in memory: what somebody answers about now, and what comes next.
+_KEPT = 16
+#: Black and white to begin with, as percentiles of what is shown.
+_DARKEST, _BRIGHTEST = 0.5, 99.8
+
+
+class SessionImages:
+    """Gives pictures of the samples of one folder: a session that runs or has ended, or files alone."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._session: FollowedSession | None = None
+        self._kept: OrderedDict[tuple[str, str], NDArray[Any]] = OrderedDict()
+        self._reader: SessionReader | None = None
+        self._lock = threading.RLock()  # several people look at once
+
+    def channels(self, sample: Sample) -> tuple[str, ...]:
+        """Return ``raw``, and ``denoised`` if the session denoised that frame."""
+        if sample.frame_index is None:
+            return (RAW,)
+        with self._lock:
+            cycles = self._session_of(sample).cycles
+        has = any(c.denoised for c in cycles if c.frame_index == sample.frame_index)
+        return (RAW, DENOISED) if has else (RAW,)
+
+    def picture(self, sample: Sample, channel: str, context_px: int) -> Picture:
+        """Return a sample with up to ``context_px`` pixels around it on each side.
+
+        Raises
+        ------
+        KeyError
+            If there is no such channel, or the image is gone.
+        """
+        image = self.whole(sample, channel)
+        if channel == RAW and sample.offset_units:
+            image = np.maximum(image.astype(np.float32) - sample.offset_units, 0)
+        rows, columns, origin = surroundings(sample.roi, image.shape, context_px)
+        shown = image[rows, columns]
+        pixels = shown if _fits_uint16(shown) else shown.astype(np.float32)
+        low, high = np.percentile(shown, (_DARKEST, _BRIGHTEST))
+        return Picture(
+            np.ascontiguousarray(pixels, np.uint16 if _fits_uint16(shown) else np.float32),
+            origin,
+            (float(low), float(max(high, low + 1e-6))),
+        )
+
+    def whole(self, sample: Sample, channel: str) -> NDArray[Any]:
+        """Return the whole image that a sample is a part of, shape ``(y, x)``; ``KeyError`` if it is gone."""
+        if sample.frame_index is None:
+            if channel != RAW:
+                raise KeyError(f"{sample.uri} has no channel {channel!r}")
+            return self._cached((sample.uri, channel), lambda: self._file(sample))
+        index = sample.frame_index
+        if channel not in {RAW, DENOISED}:
+            raise KeyError(f"frame {index} has no channel {channel!r}")
+        return self._cached((str(index), channel), lambda: self._frame(sample, index, channel))
+
+    def error_of(self, sample: Sample) -> NDArray[Any]:
+        """Return the denoiser's standard error of the whole image, shape ``(y, x)``."""
+        index = sample.frame_index
+        if index is None:
+            raise KeyError(f"{sample.uri} was not denoised")
+        return self._cached((str(index), "error"), lambda: self._frame(sample, index, "error"))
+
+    def _cached(self, key: tuple[str, str], read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        with self._lock:
+            return self._read_once(key, read)
+
+    def _read_once(self, key: tuple[str, str], read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        else:
+            try:
+                self._kept[key] = read()
+            except (SessionFolderError, OSError, ValueError) as error:
+                raise KeyError(str(error)) from error
+            if len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def _frame(self, sample: Sample, index: int, channel: str) -> NDArray[Any]:
+        reader = self._session_of(sample)
+        if channel == RAW:
+            return np.asarray(reader.frame(index).photons)
+        for cycle in reader.cycles:
+            if cycle.frame_index == index and (found := reader.denoised(cycle)) is not None:
+                return np.asarray(found.mean if channel == DENOISED else found.std)
+        raise KeyError(f"frame {index} has no channel {channel!r}")
+
+    def _file(self, sample: Sample) -> NDArray[Any]:
+        import tifffile
+
+        path = (self._folder / sample.uri).resolve()
+        image = np.asarray(tifffile.imread(path))
+        if image.ndim != 2:
+            raise KeyError(f"{path} is no image (y, x) but {image.shape}")
+        return image
+
+    def _session_of(self, sample: Sample) -> SessionReader:
+        """Return the session as it is now; read again only where the sample is newer than that."""
+        if self._session is None:
+            self._session = FollowedSession(self._folder)
+            self._reader = self._session.reader()
+        reader = self._reader
+        seen = {c.frame_index for c in reader.cycles} if reader else set()
+        if (reader is None or sample.frame_index not in seen) and self._session.update():
+            self._reader = self._session.reader()
+        assert self._reader is not None  # noqa: S101  # set together with _session
+        if self._reader.start.run_id != sample.session:
+            raise KeyError(f"{self._folder} is session {self._reader.start.run_id}, not {sample.session}")
+        return self._reader
+
+
+def surroundings(roi: Roi, shape: tuple[int, ...], context_px: int) -> tuple[slice, slice, tuple[int, int]]:
+    """Return which rows and columns show a part of an image in its context, and where it lies in them.
+
+    Raises
+    ------
+    KeyError
+        If the part is not in the image.
+    """
+    if roi.y + roi.rows > shape[0] or roi.x + roi.columns > shape[1]:
+        raise KeyError(f"{roi} lies outside an image of {shape}")
+    top, left = max(0, roi.y - context_px), max(0, roi.x - context_px)
+    rows = slice(top, min(shape[0], roi.y + roi.rows + context_px))
+    columns = slice(left, min(shape[1], roi.x + roi.columns + context_px))
+    return rows, columns, (roi.y - top, roi.x - left)
+
+
+def _fits_uint16(image: NDArray[Any]) -> bool:
+    return (image.dtype.kind in "ub" and image.dtype.itemsize <= 2) or (
+        image.dtype.kind in "iu" and image.size > 0 and image.min() >= 0 and image.max() < 2**16
+    )

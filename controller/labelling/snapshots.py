@@ -1,0 +1,176 @@
+"""What a model is trained on and judged by: a fixed list of answers, named by its checksum.
+
+Judging is kept apart from learning by fields: no field that judges is learned from. Answers about judging
+fields that a query strategy asked for are left out altogether, because what it likes is not what there is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from controller.labels.consensus import update_consensus
+from controller.labels.records import AnswerRecord, Sample, Split
+from controller.labels.soft_annotations import all_annotations_for_training
+from controller.labels.store import LabelStore
+from controller.learning.annotations import NOTHING_HERE, Annotation, LabelSchema
+
+#: Kinds of questions whose answers say nothing of pixels.
+_OTHER_KINDS = frozenset({"choice", "score"})
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What is known of one sample.
+
+    Attributes
+    ----------
+    answers
+        Ids of the answers that it rests on.
+    annotations
+        What these answers come to, in pixels of the sample.
+    versions
+        Of each consensus that this was made of, by method.
+    is_held_out
+        Whether it judges, rather than being learned from.
+    """
+
+    sample: Sample
+    answers: tuple[str, ...]
+    annotations: tuple[Annotation, ...]
+    versions: dict[str, int]
+    is_held_out: bool
+
+    @property
+    def outcomes(self) -> frozenset[str]:
+        """Return the classes that were found in it; where background is known, :data:`NOTHING_HERE` too."""
+        found: set[str] = set()
+        for annotation in self.annotations:
+            if annotation.kind == "tag":
+                found |= set(annotation.present)
+                if annotation.absent and not annotation.present:
+                    found.add(NOTHING_HERE)
+            elif annotation.kind == "grades":
+                found |= {name for name, grade in annotation.grades.items() if grade >= 0.5} or {NOTHING_HERE}
+            else:
+                found |= set(annotation.class_names)
+                if annotation.coverage != "marks":
+                    found.add(NOTHING_HERE)
+        return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """All that can be learned from and judged by at one moment.
+
+    Attributes
+    ----------
+    items
+        In the order of the samples' ids.
+    passed_over
+        Ids of answers that teach nothing: somebody was unsure, or they are about a judging field and a
+        strategy asked for them.
+    answer_s
+        Seconds that people spent on all these answers.
+    """
+
+    schema_id: str
+    label_schema: LabelSchema
+    items: tuple[Item, ...]
+    passed_over: tuple[str, ...]
+    answer_s: float
+
+    @property
+    def learned(self) -> tuple[Item, ...]:
+        """Return what is learned from."""
+        return tuple(item for item in self.items if not item.is_held_out)
+
+    @property
+    def judges(self) -> tuple[Item, ...]:
+        """Return what models are judged by."""
+        return tuple(item for item in self.items if item.is_held_out)
+
+    @property
+    def answers(self) -> int:
+        """Return how many answers are learned from or judge."""
+        return sum(len(item.answers) for item in self.items)
+
+    def content(self) -> dict[str, Any]:
+        """Return what names the snapshot: the same answers give the same, in whatever order they came."""
+        return {
+            "layout": "stedfast-labels/1",
+            "schema": self.schema_id,
+            "items": [
+                {
+                    "sample": item.sample.id,
+                    "answers": list(item.answers),
+                    "split": "held_out" if item.is_held_out else "train",
+                    "consensus": item.versions,
+                    "weights": [annotation.weight for annotation in item.annotations],
+                }
+                for item in self.items
+            ],
+            "passed_over": list(self.passed_over),
+        }
+
+
+def answers_in(content: Mapping[str, Any]) -> frozenset[str]:
+    """Return the ids of the answers in the content of a snapshot, with those that taught nothing."""
+    used = (answer for item in content["items"] for answer in item["answers"])
+    return frozenset([*used, *content["passed_over"]])
+
+
+def usable(store: LabelStore) -> list[AnswerRecord]:
+    """Return the answers that count and are about what is in an image, not about which is better."""
+    return [answer for answer in store.answers() if answer.kind not in _OTHER_KINDS]
+
+
+def proposed_split(session: str, field: str, held_out: float) -> Split:
+    """Return whether a field should judge, by its name: about the part ``held_out`` of all fields do.
+
+    The same for everybody who asks, so it does not matter who asks the store first.
+    """
+    digest = hashlib.sha256(f"{session}\n{field}".encode()).digest()
+    return "held_out" if int.from_bytes(digest[:8]) < held_out * 2**64 else "train"
+
+
+def collect(store: LabelStore, held_out: float) -> Material | None:
+    """Return what the store's answers teach, about the newest schema; ``None`` without a schema.
+
+    Consensus is brought up to date for it.
+    """
+    if not store.schemas():
+        return None
+    schema = store.schema()
+    update_consensus(store)
+    about: dict[str, list[AnswerRecord]] = {}
+    for answer in usable(store):
+        about.setdefault(answer.sample_ids[0], []).append(answer)
+    samples = sorted((s for s in store.samples() if s.id in about), key=lambda sample: sample.id)
+    known, splits = all_annotations_for_training(store, samples), store.splits()
+    items, passed_over = [], list[str]()
+    for sample in samples:
+        place, answers = (sample.session, sample.field), about[sample.id]
+        if place not in splits:
+            splits[place] = store.split_of(*place, partial(proposed_split, *place, held_out))
+        is_held_out = splits[place] == "held_out"
+        is_biased = is_held_out and any(answer.arm == "policy" for answer in answers)
+        told = known[sample.id]
+        if is_biased or not told.image.annotations:
+            passed_over += [answer.id for answer in answers]
+            continue
+        used = [answer.id for answer in answers if answer.reply.outcome != "unsure"]
+        passed_over += [answer.id for answer in answers if answer.reply.outcome == "unsure"]
+        items.append(
+            Item(sample, tuple(sorted(used)), told.image.annotations, told.versions, is_held_out=is_held_out)
+        )
+    return Material(
+        schema.id,
+        schema.label_schema,
+        tuple(items),
+        tuple(sorted(passed_over)),
+        sum(answer.elapsed_s for answers in about.values() for answer in answers),
+    )
