@@ -116,9 +116,8 @@ def update_consensus(store: LabelStore, options: ConsensusOptions | None = None)
         before = known[one.method].get(one.sample_id)
         if before is None or _differs(one, before):
             new.append(one.replace(version=1 if before is None else before.version + 1))
-    if new:
-        store.add_consensus(new)
-    return Updated(tuple(new), refused)
+    # Another process may have done the same meanwhile. What it did not know of is added next time.
+    return Updated(tuple(store.add_consensus(new)) if new else (), refused)
 
 
 def soft_mask(consensus: Consensus) -> NDArray[np.float32]:

@@ -259,7 +259,8 @@ class Consensus(Settings):
     """What several answers about one sample come to; derived, so it can always be made again.
 
     ``classes`` is the probability of each of ``names``, for tags. ``mask`` is a soft mask: row by row
-    probabilities in steps of 1/255 of the one class ``mask_class``, as runs of equal values.
+    probabilities in steps of 1/255 of the one class ``mask_class``, as runs of equal values; -1 is where
+    nobody looked.
     """
 
     sample_id: str

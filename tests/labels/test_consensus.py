@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -387,6 +388,20 @@ def test_all_samples_are_read_at_once_with_the_versions_they_rest_on(lab: Lab) -
     assert found[samples[0].id].versions == {"dawid-skene": 1}
     assert found[samples[1].id].versions == {f"staple masks: {NOTHING_HERE}": 1}
     assert found[samples[2].id].versions == {}
+
+
+def test_processes_that_come_to_the_same_version_at_once_do_not_disturb_each_other(lab: Lab) -> None:
+    sample = lab.sample()
+    lab.answer("a", sample, "tag", tag("ring"))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: update_consensus(lab.store).new, range(4)))
+    assert sum(len(new) for new in found) == 1
+    (first,) = (one for new in found for one in new)
+    # One that knew of fewer answers was faster: what it did not know is in the next version.
+    lab.answer("b", sample, "tag", tag("fibre"))
+    lab.store.add_consensus([first.replace(version=2)])
+    (second,) = update_consensus(lab.store).new
+    assert (second.version, len(second.inputs)) == (3, 2)
 
 
 def test_a_store_without_a_schema_has_no_consensus(tmp_path: Path) -> None:
