@@ -11,7 +11,6 @@ import pytest
 from controller.core.errors import RecordingError
 from controller.labels.queue import LabelQueue
 from controller.labels.records import (
-    Annotator,
     AnswerRecord,
     Consensus,
     Counts,
@@ -23,7 +22,7 @@ from controller.labels.records import (
     WorkerRecord,
 )
 from controller.labels.store import LabelStore
-from controller.learning.annotations import LabelSchema
+from controller.learning.annotations import LabelSchema, TagAnnotation
 from tests.labels.support import (
     FIBER,
     RING,
@@ -34,6 +33,7 @@ from tests.labels.support import (
     ask,
     at_once,
     claimed,
+    imported,
     new_sample,
     submission,
 )
@@ -420,51 +420,24 @@ def test_half_a_character_deep_inside_is_refused_and_nothing_is_stored(store: La
     assert (store.samples(), store.events()) == ([], [])
 
 
-def imported(person: Annotator, request: NewRequest, key: str, **changes: Any) -> AnswerRecord:
-    fields: dict[str, Any] = {
-        "id": key,
-        "key": key,
-        "request_id": None,
-        "sample_ids": (request.items[0].sample_id,),
-        "annotator_id": person.id,
-        "schema_id": request.schema_id,
-        "kind": "tag",
-        "reply": RING,
-        "arm": "import",
-        "elapsed_s": 0.0,
-        "idle_s": 0.0,
-        "display": Display(),
-        "prefill_sha256": None,
-        "client": "test",
-        "revises": None,
-        "is_kept": True,
-        "created_s": 5.0,
-    }
-    return AnswerRecord(**fields | changes)
-
-
-def test_an_import_is_taken_in_whole_or_not_at_all_and_once(store: LabelStore, queue: LabelQueue) -> None:
+def test_an_import_is_taken_in_once_and_refused_if_it_does_not_fit(
+    store: LabelStore, queue: LabelQueue
+) -> None:
     ada, request = add_person(store), ask(store)
     first, second = imported(ada, request, "1"), imported(ada, request, "2", reply=FIBER)
+    blob = Reply(annotations=(TagAnnotation(present=("blob",)),))
     wrong: list[tuple[AnswerRecord, type[Exception], str]] = [
-        (second.replace(sample_ids=("gone",)), KeyError, "no sample gone"),
-        (second.replace(schema_id="gone"), KeyError, "no label schema gone"),
-        (second.replace(annotator_id="bob"), ValueError, "not one of 'ada'"),
-        (
-            second.replace(reply=Reply.model_validate({"annotations": [TAG_OF_BLOB]}, strict=False)),
-            ValueError,
-            "blob",
-        ),
+        (first.replace(sample_ids=("gone",)), KeyError, "no sample gone"),
+        (first.replace(schema_id="gone"), KeyError, "no label schema gone"),
+        (first.replace(annotator_id="bob"), ValueError, "somebody else's; 'ada' sent it"),
+        (first.replace(reply=blob), ValueError, "there is no class 'blob'"),
     ]
     for bad, error, message in wrong:
         with pytest.raises(error, match=message):
-            queue.take_in_all(ada, [first, bad])
-        assert store.answers(kept_only=False) == []
-    assert queue.take_in_all(ada, [first, second]) == [first, second]
+            queue.take_in(ada, bad)
+    assert store.answers(kept_only=False) == []
+    assert [queue.take_in(ada, record) for record in (first, second)] == [first, second]
     assert queue.take_in(ada, first.replace(reply=FIBER)) == first
     assert store.answers() == [first, second]
     assert store.answers(since=1) == [second]
     assert store.counts().per_class == {"fiber": 1, "ring": 1}
-
-
-TAG_OF_BLOB = {"kind": "tag", "present": ["blob"]}
