@@ -17,6 +17,7 @@ from controller.labels.records import (
     ModelRecord,
     Snapshot,
     WorkerRecord,
+    as_key,
     checked_name,
 )
 
@@ -60,6 +61,15 @@ class DerivedRecords:
             insert_new(connection, table, ["sha256"], sha256=name, content=text, created_s=self._now())
             row = connection.execute(select(table).where(table.c.sha256 == name)).one()
         return Snapshot(sha256=name, created_s=row.created_s, content=json.loads(row.content))
+
+    def snapshot(self, sha256: str) -> Snapshot:
+        """Return a snapshot; ``KeyError`` if there is none of that name."""
+        table = tables.snapshot
+        with self.database.reading() as connection:
+            row = connection.execute(select(table).where(table.c.sha256 == as_key(sha256))).one_or_none()
+        if row is None:
+            raise KeyError(f"there is no snapshot {sha256}")
+        return Snapshot(sha256=row.sha256, created_s=row.created_s, content=json.loads(row.content))
 
     def add_model(self, model: ModelRecord) -> None:
         """Add a model that was trained, published or rejected."""

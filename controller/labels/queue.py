@@ -21,10 +21,11 @@ from controller.labels.records import (
     Reply,
     Request,
     Submission,
+    as_key,
     check_reply,
     told_classes,
 )
-from controller.labels.store import LabelStore, as_key, request_of, sample_in, schema_in
+from controller.labels.store import LabelStore, request_of, sample_in, schema_in
 from controller.learning.annotations import ImageAnnotations
 
 #: A dead tab gives its question back after this; a living one renews its lease.

@@ -102,7 +102,12 @@ def test_a_question_about_what_is_not_there_is_refused_and_not_stored(store: Lab
 
 def test_what_is_not_there_is_a_key_error(store: LabelStore) -> None:
     ask(store)
-    looks = {"sample": store.sample, "request": store.request, "label schema": store.schema}
+    looks = {
+        "sample": store.sample,
+        "request": store.request,
+        "label schema": store.schema,
+        "snapshot": store.snapshot,
+    }
     for what, look in looks.items():
         for name in ("gone", "", "nul \0", "half \ud800", "' OR 1=1 --", "x" * 10_000):
             with pytest.raises(KeyError, match=f"there is no {what}"):
@@ -206,6 +211,7 @@ def test_a_snapshot_is_named_by_its_content(store: LabelStore) -> None:
     first = store.add_snapshot({"answers": ["a", "b"], "weights": {"x": 0.1}})
     assert store.add_snapshot({"weights": {"x": 0.1}, "answers": ["a", "b"]}) == first
     assert store.add_snapshot({"answers": ["b", "a"]}).sha256 != first.sha256
+    assert store.snapshot(first.sha256) == first
     with pytest.raises(ValueError, match="JSON compliant"):
         store.add_snapshot({"weight": float("nan")})
 
