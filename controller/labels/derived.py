@@ -17,6 +17,7 @@ from controller.labels.records import (
     ModelRecord,
     Snapshot,
     WorkerRecord,
+    as_key,
     checked_name,
 )
 
@@ -27,26 +28,20 @@ class DerivedRecords:
     def __init__(self, database: Database, now: Callable[[], float]) -> None:
         self.database, self._now = database, now
 
-    def add_consensus(self, found: Iterable[Consensus]) -> list[Consensus]:
-        """Add consensus, with the versions that they carry; return those that were not there.
-
-        Of two processes that come to the same version at once, the first adds it.
-        """
-        rows = [(one, one.model_dump_json()) for one in found]  # before anybody else has to wait
-        key = ["sample_id", "method", "version"]
+    def add_consensus(self, found: Iterable[Consensus]) -> None:
+        """Add consensus, with the versions that they carry."""
+        rows = [  # before anybody else has to wait
+            {
+                "sample_id": one.sample_id,
+                "method": one.method,
+                "version": one.version,
+                "content": one.model_dump_json(),
+            }
+            for one in found
+        ]
         with self.database.writing() as connection:
-            return [
-                one
-                for one, content in rows
-                if insert_new(
-                    connection,
-                    tables.consensus,
-                    key,
-                    **{name: getattr(one, name) for name in key},
-                    content=content,
-                    created_s=self._now(),
-                )
-            ]
+            for row in rows:
+                connection.execute(insert(tables.consensus).values(**row, created_s=self._now()))
 
     def consensus(self, method: str) -> dict[str, Consensus]:
         """Return the newest consensus of each sample by a method."""
@@ -71,7 +66,7 @@ class DerivedRecords:
         """Return a snapshot; ``KeyError`` if there is none of that name."""
         table = tables.snapshot
         with self.database.reading() as connection:
-            row = connection.execute(select(table).where(table.c.sha256 == sha256)).one_or_none()
+            row = connection.execute(select(table).where(table.c.sha256 == as_key(sha256))).one_or_none()
         if row is None:
             raise KeyError(f"there is no snapshot {sha256}")
         return Snapshot(sha256=row.sha256, created_s=row.created_s, content=json.loads(row.content))

@@ -26,6 +26,7 @@ from tests.labels.support import (
     ask,
     at_once,
     claimed,
+    imported,
     submission,
 )
 
@@ -67,12 +68,12 @@ def test_only_the_kinds_and_times_that_were_asked_for_are_given_out(
 
 
 def test_who_may_only_look_is_refused(store: LabelStore, queue: LabelQueue, ada: Annotator) -> None:
-    ask(store)
+    request = ask(store)
     lease, reader = claimed(queue.claim(ada)), add_person(store, "eve", role="reader")
     for attempt in (
         lambda: queue.claim(reader),
         lambda: queue.answer(reader, submission(lease)),
-        lambda: queue.take_in_all(reader, []),
+        lambda: queue.take_in(reader, imported(reader, request, "1")),
     ):
         with pytest.raises(NotAllowedError, match="eve may look, but not answer"):
             attempt()
