@@ -264,10 +264,14 @@ class LabelTrainer:
         self, items: Sequence[Item], learned: Sequence[tuple[str, LabelledImage]], start: Weights, name: str
     ) -> TrainingOptions:
         is_tagged_only = all(a.kind in {"tag", "grades"} for item in items for a in item.annotations)
+        whole = TrainingOptions().loss
+        # "Nothing here" alone would teach that there are centres nowhere.
+        what_only = whole.replace(weights=whole.weights.replace(centres=0.0, distances=0.0))
         options = TrainingOptions(
             steps=self.beginning.steps or _STEPS_MIN,
             checkpoints=4,
             learns="classes" if is_tagged_only else "all",
+            loss=what_only if is_tagged_only else whole,
             imbalance=Imbalance(oversampling=0.5 if _rare_classes(items) else 0.0),
         )
         if self.beginning.steps is not None:
