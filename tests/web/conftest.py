@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 from starlette.testclient import TestClient
+
 from tests.web.browser import ARGUMENTS, Lab, Person, chromium_path, running_lab, somebody
 from tests.web.support import Bench
 

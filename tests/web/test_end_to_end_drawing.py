@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.web.browser import COLUMNS, ROWS, Lab, Person, painted, square_proposal
 
 from controller.learning.annotations import (
     BoxAnnotation,
@@ -16,6 +15,7 @@ from controller.learning.annotations import (
     PolygonAnnotation,
     ScribbleAnnotation,
 )
+from tests.web.browser import COLUMNS, ROWS, Lab, Person, painted, square_proposal
 
 Place = tuple[float, float]
 
@@ -52,9 +52,7 @@ def test_clicks_become_points_of_the_chosen_class(lab: Lab, ada: Person) -> None
     assert first.coverage == "marks"
 
 
-def test_an_erased_point_is_not_sent_and_clicks_outside_the_square_mark_nothing(
-    lab: Lab, ada: Person
-) -> None:
+def test_an_erased_point_is_not_sent_and_clicks_outside_mark_nothing(lab: Lab, ada: Person) -> None:
     lab.ask("points")
     ada.open(lab.link())
     ada.click((5, 7), (30, 30), (-6, 20), (20, COLUMNS + 5))

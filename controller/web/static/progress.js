@@ -75,6 +75,7 @@ export class Progress {
   #show() {
     const { counts, mine, models = [], workers = [], session, events = [] } = this.status;
     const classes = this.me.schema?.classes ?? [];
+    byId("mine").textContent = `${mine.answers} answered`;
     const open = counts.open_live + counts.open_later;
     show(
       byId("progress"),
