@@ -410,6 +410,12 @@ def test_the_page_is_quick(lab: Lab, ada: Person) -> None:
         ada.press("1")
         ada.see_question(number + 1)
     first_ms, next_ms = measures(ada.page)
+    loaded = ada.page.evaluate("() => performance.getEntriesByType('resource').map(one => one.name)")
+    ahead = ada.page.evaluate(
+        "() => [...document.querySelectorAll('[rel=modulepreload]')].map(one => one.href)"
+    )
+    modules = {name for name in loaded if name.endswith(".js")} - {f"{lab.url}/static/main.js"}
+    assert modules == set(ahead)  # one that is missing there costs a round trip more
     # The tests share few processors; docs/labelling.md says what an idle machine takes.
     assert first_ms < 3000
     assert sorted(next_ms)[2] < 500

@@ -48,6 +48,12 @@ function listenTo(desk, display, panel) {
   for (const name of ["keydown", "pointerdown", "pointermove", "wheel", "input"]) {
     document.addEventListener(name, touch, { passive: true, capture: true });
   }
+  // What was clicked gives the keyboard back: Enter and Space are for the question again.
+  document.addEventListener("click", (event) => {
+    if (event.detail && document.activeElement?.matches("button, summary, input[type=checkbox]")) {
+      document.activeElement.blur();
+    }
+  });
   document.addEventListener("keydown", (event) => press(event, desk, display, panel));
   document.addEventListener("keyup", (event) => {
     if (event.key === " ") space.isHeld = false;

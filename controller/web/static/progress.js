@@ -154,5 +154,6 @@ function reasonOf({ arm, strategy, score, reason, predicted_class: predicted }) 
   if (arm === "random_audit") return `The last one was picked by chance, to judge the models fairly.${took}`;
   if (arm === "session") return `The session itself asked the last one${reason ? `: ${reason}` : ""}.${took}`;
   if (arm === "import") return `The last one was brought along.${took}`;
+  if (!strategy || strategy === "none") return reason ? `The last one was asked because: ${reason}.${took}` : took.trim();
   return `${strategy} picked the last one (${Number((score ?? 0).toPrecision(3))})${reason ? `: ${reason}` : ""}.${took}`;
 }
