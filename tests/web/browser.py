@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, ViewportSize
 from scipy.ndimage import gaussian_filter
 
 from controller.core.decision import QuestionKind
@@ -40,8 +40,8 @@ CLASSES = ("rings", "fibers", "clusters")
 #: Not a multiple of anything, and not square: an exchange of rows and columns shows.
 ROWS, COLUMNS = 48, 60
 CONTEXT_PX = 24
-DESKTOP = {"width": 1300, "height": 850}
-PHONE = {"width": 375, "height": 740}
+DESKTOP: ViewportSize = {"width": 1300, "height": 850}
+PHONE: ViewportSize = {"width": 375, "height": 740}
 
 
 def chromium_path() -> str:
