@@ -28,20 +28,26 @@ class DerivedRecords:
     def __init__(self, database: Database, now: Callable[[], float]) -> None:
         self.database, self._now = database, now
 
-    def add_consensus(self, found: Iterable[Consensus]) -> None:
-        """Add consensus, with the versions that they carry."""
-        rows = [  # before anybody else has to wait
-            {
-                "sample_id": one.sample_id,
-                "method": one.method,
-                "version": one.version,
-                "content": one.model_dump_json(),
-            }
-            for one in found
-        ]
+    def add_consensus(self, found: Iterable[Consensus]) -> list[Consensus]:
+        """Add consensus, with the versions that they carry; return those that were not there.
+
+        Of two processes that come to the same version at once, the first adds it.
+        """
+        rows = [(one, one.model_dump_json()) for one in found]  # before anybody else has to wait
+        key = ["sample_id", "method", "version"]
         with self.database.writing() as connection:
-            for row in rows:
-                connection.execute(insert(tables.consensus).values(**row, created_s=self._now()))
+            return [
+                one
+                for one, content in rows
+                if insert_new(
+                    connection,
+                    tables.consensus,
+                    key,
+                    **{name: getattr(one, name) for name in key},
+                    content=content,
+                    created_s=self._now(),
+                )
+            ]
 
     def consensus(self, method: str) -> dict[str, Consensus]:
         """Return the newest consensus of each sample by a method."""
