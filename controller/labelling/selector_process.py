@@ -16,12 +16,15 @@ from controller.labelling.selector import Selector
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import LABELS_FOLDER, plan_of
 from controller.labelling.session_questions import SessionQuestions
+from controller.labelling.shift_alarm import ShiftAlarm
 from controller.labelling.workers import work_until_input_ends
 from controller.labelling.worth import worth_of
 from controller.labels.plan import LabelPlan
 from controller.labels.store import LabelStore
 from controller.plugins import find_strategy
+from controller.recording.documents import StartDocument
 from controller.recording.following import FollowedSession
+from controller.segmentation.published import PUBLISHED
 
 WORTH_NAME = f"{LABELS_FOLDER}/worth.json"
 _WORTH_EVERY = 10
@@ -45,6 +48,7 @@ class SelectorWork:
         self._session = FollowedSession(folder)
         self._questions = SessionQuestions(store, plan.annotators if plan else 1)
         self._selector: Selector | None = None
+        self._alarm: ShiftAlarm
         self._judged_at = 0
 
     def step(self) -> str | None:
@@ -63,6 +67,8 @@ class SelectorWork:
         if not asked and selector.pool.pretrain():
             self._store.log("encoder trained", places=len(selector.pool))
         judged = self._judge(selector, self._plan, reader.start.seed)
+        if (shift := self._alarm.look(selector.pool.places)) is not None:
+            self._store.log("images differ", reason=shift.reason, compared_with=self._alarm.compared_with)
         did = [
             f"{added} new places of {len(selector.pool)}" if added else "",
             f"asked {len(asked)}" if asked else "",
@@ -92,6 +98,12 @@ class SelectorWork:
                 now=time.time,
             )
             self._selector.pool.take_in(reader)
+            self._alarm = ShiftAlarm(
+                self._selector.pool.encode,
+                self._folder / LABELS_FOLDER,
+                labels_of_weights(reader.start),
+                reader.start.seed,
+            )
         return self._selector
 
     def _judge(self, selector: Selector, plan: LabelPlan, seed: int) -> str:
@@ -134,6 +146,13 @@ def strategy_of(plan: LabelPlan) -> QueryStrategy:
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in ("labels", "strategy_options", *problem["loc"]))
         raise ConfigurationError(f"{key}: {problem['msg']}") from error
+
+
+def labels_of_weights(start: StartDocument) -> Path | None:
+    """Return the labels folder of the session that the segmenter's weights were published in, if one was."""
+    options = start.experiment.get("segmenter", {}).get("options", {})
+    path = Path(start.config_folder) / str(options.get("weights", ""))
+    return path.parent.parent if path.parts[-3:-1] == PUBLISHED.parts else None
 
 
 def main() -> None:
