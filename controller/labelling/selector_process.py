@@ -26,7 +26,7 @@ from controller.recording.documents import StartDocument
 from controller.recording.following import FollowedSession
 from controller.segmentation.published import PUBLISHED
 
-WORTH_NAME = f"{LABELS_FOLDER}/worth.json"
+WORTH_NAME = "worth.json"
 _WORTH_EVERY = 10
 
 
@@ -41,10 +41,15 @@ class SelectorWork:
         Its label store.
     plan
         What is asked; ``None`` asks only what the session's policy asks.
+    own_folder
+        For what it has to remember; by default in the session's folder.
     """
 
-    def __init__(self, folder: Path, store: LabelStore, plan: LabelPlan | None) -> None:
+    def __init__(
+        self, folder: Path, store: LabelStore, plan: LabelPlan | None, *, own_folder: Path | None = None
+    ) -> None:
         self._folder, self._store, self._plan = folder, store, plan
+        self._own = folder / LABELS_FOLDER if own_folder is None else own_folder
         self._session = FollowedSession(folder)
         self._questions = SessionQuestions(store, plan.annotators if plan else 1)
         self._selector: Selector | None = None
@@ -94,13 +99,13 @@ class SelectorWork:
                 self._plan,
                 strategy_of(self._plan),
                 seed=reader.start.seed,
-                folder=self._folder / LABELS_FOLDER,
+                folder=self._own,
                 now=time.time,
             )
             self._selector.pool.take_in(reader)
             self._alarm = ShiftAlarm(
                 self._selector.pool.encode,
-                self._folder / LABELS_FOLDER,
+                self._own,
                 labels_of_weights(reader.start),
                 reader.start.seed,
             )
@@ -114,7 +119,7 @@ class SelectorWork:
         self._judged_at = count
         answered = selector.answered(selector.known())
         worth = worth_of(self._store, answered, plan.classes, np.random.default_rng([seed, 3]))
-        path = self._folder / WORTH_NAME
+        path = self._own / WORTH_NAME
         path.parent.mkdir(exist_ok=True)
         waiting = path.with_suffix(".tmp")
         waiting.write_text(json.dumps(worth, allow_nan=False), encoding="utf-8")
