@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, Select, cast, func, or_, select, type_coerce
+from sqlalchemy import Select, func, or_, select
 
 from controller.labels import tables
 from controller.labels.records import Annotator, AnswerRecord, Lease
@@ -28,10 +28,7 @@ class Left(NamedTuple):
 def work_of(store: LabelStore, annotator: Annotator) -> Work:
     """Return how much somebody did."""
     table = tables.answer
-    # One of the two has JSON of its own; the other reads it from text.
-    parse: Any = cast if store.database.is_postgresql else type_coerce
-    elapsed_s = parse(table.c.content, JSON)["elapsed_s"].as_float()
-    query = select(func.count().filter(table.c.revision == 0), func.sum(elapsed_s)).where(
+    query = select(func.count().filter(table.c.revision == 0), func.sum(table.c.elapsed_s)).where(
         table.c.annotator_id == annotator.id
     )
     with store.database.reading() as connection:

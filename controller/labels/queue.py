@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, func, insert, or_, select, update
 
 from controller.core.decision import QuestionKind
 from controller.core.errors import StedfastError
 from controller.labels import tables
+from controller.labels.database import insert_new, next_number
 from controller.labels.records import (
     READ_ONLY,
     Annotator,
@@ -20,8 +22,10 @@ from controller.labels.records import (
     Request,
     Submission,
     check_reply,
+    told_classes,
 )
-from controller.labels.store import LabelStore, request_of
+from controller.labels.store import LabelStore, as_key, request_of, sample_in, schema_in
+from controller.learning.annotations import ImageAnnotations
 
 #: A dead tab gives its question back after this; a living one renews its lease.
 LEASE_S = 120.0
@@ -64,62 +68,34 @@ class LabelQueue:
             If this person may only look.
         """
         self._must_answer(annotator)
-        requests, work, no = tables.request, tables.assignment, tables.declined
-        now = self._now()
-        other = work.alias("other")
-        taken_part = (
-            select(other.c.id)
-            .where(
-                other.c.request_id == work.c.request_id,
-                other.c.annotator_id == annotator.id,
-                or_(other.c.is_answered, other.c.lease_until_s > now),
-            )
-            .exists()
-        )
-        refused = (
-            select(no.c.request_id)
-            .where(no.c.request_id == work.c.request_id, no.c.annotator_id == annotator.id)
-            .exists()
-        )
-        conditions = [
-            requests.c.state == "open",
-            ~work.c.is_answered,
-            or_(work.c.lease_until_s.is_(None), work.c.lease_until_s <= now),
-            ~taken_part,
-            ~refused,
-        ]
+        work, now = tables.assignment, self._now()
+        conditions: list[ColumnElement[bool]] = []
         if kinds is not None:
-            conditions.append(requests.c.kind.in_(list(kinds)))
+            conditions.append(tables.request.c.kind.in_(list(kinds)))
         if live_only:
-            conditions.append(requests.c.is_live)
-        query = (
-            select(work.c.id, requests)
-            .join(requests, requests.c.id == work.c.request_id)
-            .where(and_(*conditions))
-            .order_by(
-                requests.c.is_live.desc(),
-                requests.c.priority.desc(),
-                requests.c.created_s,
-                work.c.slot,
-                work.c.id,
-            )
-            .limit(1)
-        )
-        if self.store.database.is_postgresql:
-            query = query.with_for_update(skip_locked=True, of=work)
+            conditions.append(tables.request.c.is_live)
         lease, until_s = str(uuid.uuid4()), now + self._lease_s
         with self.store.database.writing() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_next(annotator, now).where(*conditions)).first()
             if row is None:
                 return None
+            # An ended lease of theirs on another part of the same question: nobody answers one twice.
             connection.execute(
                 update(work)
-                .where(work.c.id == row[0])
+                .where(work.c.request_id == row.id, work.c.annotator_id == annotator.id)
+                .values(annotator_id=None, lease_id=None, lease_until_s=None)
+            )
+            connection.execute(
+                update(work)
+                .where(work.c.id == row.assignment_id)
                 .values(annotator_id=annotator.id, lease_id=lease, lease_until_s=until_s)
             )
-            request = _request(connection, row[1])
         return Lease(
-            id=lease, assignment_id=row[0], request=request, annotator_id=annotator.id, until_s=until_s
+            id=lease,
+            assignment_id=row.assignment_id,
+            request=request_of(row),
+            annotator_id=annotator.id,
+            until_s=until_s,
         )
 
     def renew(self, annotator: Annotator, lease_id: str) -> float:
@@ -135,7 +111,7 @@ class LabelQueue:
             done = connection.execute(
                 update(work)
                 .where(
-                    work.c.lease_id == lease_id,
+                    work.c.lease_id == as_key(lease_id),
                     work.c.annotator_id == annotator.id,
                     ~work.c.is_answered,
                 )
@@ -151,7 +127,9 @@ class LabelQueue:
         with self.store.database.writing() as connection:
             row = connection.execute(
                 select(work).where(
-                    work.c.lease_id == lease_id, work.c.annotator_id == annotator.id, ~work.c.is_answered
+                    work.c.lease_id == as_key(lease_id),
+                    work.c.annotator_id == annotator.id,
+                    ~work.c.is_answered,
                 )
             ).first()
             if row is None:
@@ -159,8 +137,7 @@ class LabelQueue:
             connection.execute(update(work).where(work.c.id == row.id).values(lease_until_s=self._now()))
             if declines:
                 key = {"request_id": row.request_id, "annotator_id": annotator.id}
-                if connection.execute(_declined(key)).first() is None:
-                    connection.execute(insert(tables.declined).values(**key, created_s=self._now()))
+                insert_new(connection, tables.declined, list(key), **key, created_s=self._now())
 
     def answer(self, annotator: Annotator, submission: Submission) -> AnswerRecord:
         """Take in an answer; it is on disk when this returns.
@@ -176,28 +153,29 @@ class LabelQueue:
         NotAllowedError
             If this person may only look.
         ValueError
-            If the reply does not answer the question; nothing is stored.
+            If the reply does not answer the question, or the key belongs to an answer to another one;
+            nothing is stored.
         """
         self._must_answer(annotator)
-        work, answers = tables.assignment, tables.answer
+        work = tables.assignment
         with self.store.database.writing() as connection:
-            earlier = connection.execute(
-                select(answers).where(answers.c.annotator_id == annotator.id, answers.c.key == submission.key)
-            ).first()
+            earlier = _stored(connection, annotator, submission.key)
+            row = connection.execute(select(work).where(work.c.lease_id == submission.lease_id)).first()
             if earlier is not None:
-                return AnswerRecord.model_validate_json(earlier.content)
-            query = select(work).where(work.c.lease_id == submission.lease_id)
-            if self.store.database.is_postgresql:
-                query = query.with_for_update()  # two answers to one lease come one after the other
-            row = connection.execute(query).first()
+                if row is not None and row.request_id != earlier.request_id:
+                    raise ValueError(
+                        f"the key {submission.key!r} belongs to an answer to another question; each answer "
+                        f"needs a key of its own"
+                    )
+                return earlier
             if row is None or row.annotator_id != annotator.id:
                 raise StaleLeaseError(
-                    "this question is no longer yours: its lease ended and somebody else has it; nothing was "
-                    "stored, ask for the next one"
+                    "this question is no longer yours: its lease ended and it was given out again; nothing "
+                    "was stored, ask for the next one"
                 )
             request = _request(connection, row.request_id)
-            self._check(request, submission.reply)
-            revision = self._revision(connection, annotator, row.id, submission)
+            _check(connection, request, submission.reply)
+            revision = _revision(connection, row.id, submission.revises)
             record = AnswerRecord(
                 id=str(uuid.uuid4()),
                 request_id=request.id,
@@ -216,48 +194,78 @@ class LabelQueue:
         return record
 
     def take_in(self, annotator: Annotator, record: AnswerRecord) -> AnswerRecord:
-        """Take in an answer that nobody was asked for here, from an import; the same key is the same answer."""
-        answers = tables.answer
+        """Take in an answer that nobody was asked for here, from an import; see :meth:`take_in_all`."""
+        return self.take_in_all(annotator, [record])[0]
+
+    def take_in_all(self, annotator: Annotator, records: Sequence[AnswerRecord]) -> list[AnswerRecord]:
+        """Take in the answers of one person from an import, all or none.
+
+        The same key again is the same answer: what was stored then is returned.
+
+        Raises
+        ------
+        NotAllowedError
+            If this person may only look.
+        KeyError
+            If there is no such schema or sample.
+        ValueError
+            If an answer is somebody else's, or does not fit its sample.
+        """
+        self._must_answer(annotator)
+        taken = []
         with self.store.database.writing() as connection:
-            earlier = connection.execute(
-                select(answers).where(answers.c.annotator_id == annotator.id, answers.c.key == record.key)
-            ).first()
-            if earlier is not None:
-                return AnswerRecord.model_validate_json(earlier.content)
-            _insert(connection, record, assignment_id=None, revision=None)
-        return record
+            for record in records:
+                if record.annotator_id != annotator.id:
+                    raise ValueError(f"answer {record.key!r} is not one of {annotator.name!r}")
+                found = _stored(connection, annotator, record.key)
+                if found is None:
+                    found = record.replace(is_kept=True)
+                    _check_import(connection, found)
+                    _insert(connection, found, assignment_id=None, revision=None)
+                taken.append(found)
+        return taken
 
     def _must_answer(self, annotator: Annotator) -> None:
         if annotator.role in READ_ONLY:
             raise NotAllowedError(f"{annotator.name} may look, but not answer (role {annotator.role!r})")
 
-    def _check(self, request: Request, reply: Reply) -> None:
-        sample = self.store.sample(request.items[0].sample_id)
-        schema = self.store.schema(request.schema_id).label_schema
-        check_reply(request, schema, sample.roi.shape_yx, reply)
 
-    def _revision(
-        self, connection: Connection, annotator: Annotator, assignment: str, submission: Submission
-    ) -> int | None:
-        """Return which revision of its assignment's answer this is; ``None`` if it came second."""
-        answers = tables.answer
-        newest: int | None = connection.execute(
-            select(func.max(answers.c.revision)).where(answers.c.assignment_id == assignment)
-        ).scalar()
-        if newest is None:
-            return 0
-        if submission.revises is None:
-            return None
-        revised = connection.execute(
-            select(answers).where(
-                answers.c.id == submission.revises,
-                answers.c.annotator_id == annotator.id,
-                answers.c.assignment_id == assignment,
-            )
-        ).first()
-        if revised is None or revised.revision is None:
-            raise ValueError(f"there is no answer {submission.revises!r} of yours to this question to revise")
-        return newest + 1
+def _next(annotator: Annotator, now_s: float) -> Select[Any]:
+    """Return the query for a request that somebody can be asked, and which part of it."""
+    requests, work, no = tables.request, tables.assignment, tables.declined
+    other = work.alias("other")
+    takes_part = (
+        select(other.c.id)
+        .where(
+            other.c.request_id == work.c.request_id,
+            other.c.annotator_id == annotator.id,
+            or_(other.c.is_answered, other.c.lease_until_s > now_s),
+        )
+        .exists()
+    )
+    declined = (
+        select(no.c.request_id)
+        .where(no.c.request_id == work.c.request_id, no.c.annotator_id == annotator.id)
+        .exists()
+    )
+    return (
+        select(work.c.id.label("assignment_id"), requests)
+        .join(requests, requests.c.id == work.c.request_id)
+        .where(
+            requests.c.state == "open",
+            ~work.c.is_answered,
+            or_(work.c.lease_until_s.is_(None), work.c.lease_until_s <= now_s),
+            ~takes_part,
+            ~declined,
+        )
+        .order_by(
+            requests.c.is_live.desc(),
+            requests.c.priority.desc(),
+            requests.c.number,
+            work.c.slot,
+        )
+        .limit(1)
+    )
 
 
 def _request(connection: Connection, request_id: str) -> Request:
@@ -265,9 +273,41 @@ def _request(connection: Connection, request_id: str) -> Request:
     return request_of(row)
 
 
-def _declined(key: dict[str, str]) -> Any:
-    no = tables.declined
-    return select(no).where(no.c.request_id == key["request_id"], no.c.annotator_id == key["annotator_id"])
+def _stored(connection: Connection, annotator: Annotator, key: str) -> AnswerRecord | None:
+    """Return the answer that somebody has sent under a key, as it was stored."""
+    answers = tables.answer
+    content = connection.execute(
+        select(answers.c.content).where(answers.c.annotator_id == annotator.id, answers.c.key == key)
+    ).scalar()
+    return None if content is None else AnswerRecord.model_validate_json(content)
+
+
+def _check(connection: Connection, request: Request, reply: Reply) -> None:
+    schema = schema_in(connection, request.schema_id)
+    check_reply(request, schema, sample_in(connection, request.items[0].sample_id).roi.shape_yx, reply)
+
+
+def _check_import(connection: Connection, record: AnswerRecord) -> None:
+    schema = schema_in(connection, record.schema_id)
+    for sample_id in record.sample_ids:
+        shape_yx = sample_in(connection, sample_id).roi.shape_yx
+        ImageAnnotations(shape_yx=shape_yx, label_schema=schema, annotations=record.reply.annotations)
+
+
+def _revision(connection: Connection, assignment_id: str, revises: str | None) -> int | None:
+    """Return which revision of its assignment's answer this is; ``None`` if it came second."""
+    answers = tables.answer
+    revisions: dict[str, int | None] = {
+        row.id: row.revision
+        for row in connection.execute(
+            select(answers.c.id, answers.c.revision).where(answers.c.assignment_id == assignment_id)
+        )
+    }
+    if revises is None:
+        return None if revisions else 0
+    if revisions.get(revises) is None:
+        raise ValueError(f"there is no answer {revises!r} of yours to this question to revise")
+    return 1 + max(revision for revision in revisions.values() if revision is not None)
 
 
 def _insert(
@@ -275,11 +315,14 @@ def _insert(
 ) -> None:
     connection.execute(
         insert(tables.answer).values(
+            number=next_number(connection, tables.answer),
             id=record.id,
             key=record.key,
             assignment_id=assignment_id,
             revision=revision,
             annotator_id=record.annotator_id,
+            told=json.dumps(told_classes(record.reply)),
+            elapsed_s=record.elapsed_s,
             content=record.model_dump_json(),
             created_s=record.created_s,
         )

@@ -5,13 +5,21 @@ Everything is read back as one of these frozen records. Times are seconds since 
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, TypeAdapter, model_validator
 
 from controller.core.decision import QuestionKind
-from controller.core.settings import Fraction, NonNegative, Positive, Settings
-from controller.learning.annotations import AMBIGUOUS, NOTHING_HERE, Annotation, LabelSchema, ShapeYX
+from controller.core.settings import MAX_PIXELS, Fraction, NonNegative, Positive, Settings
+from controller.learning.annotations import (
+    AMBIGUOUS,
+    NOTHING_HERE,
+    Annotation,
+    ImageAnnotations,
+    LabelSchema,
+    ShapeYX,
+)
 
 #: Why something is asked: a strategy chose it, chance did (so that scores stay unbiased), the session's own
 #: policy asked, or a person or an import brought it along.
@@ -23,17 +31,46 @@ READ_ONLY: frozenset[Role] = frozenset({"reader"})
 Split = Literal["train", "held_out"]
 Outcome = Literal["answered", "unsure", "nothing here"]
 
-Name = Annotated[str, Field(min_length=1, max_length=200)]
 MAX_ANNOTATIONS = 1000
+
+
+def checked_text(text: str) -> str:
+    """Return a text that every database can hold.
+
+    Raises
+    ------
+    ValueError
+        If it has a NUL character, or half of a pair of surrogates, which is no text at all.
+    """
+    if "\0" in text:
+        raise ValueError(f"{text[:40]!r} has a NUL character, which cannot be stored; leave it out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text[:40]!r} is no valid Unicode, so it cannot be stored: {error}") from error
+    return text
+
+
+def _writable(content: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    # pydantic would write a replacement for half a character in a key, and two keys could become one.
+    json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    return content
+
+
+_Text = AfterValidator(checked_text)
+Name = Annotated[str, Field(min_length=1, max_length=200), _Text]
+Checksum = Annotated[str, Field(max_length=128), _Text]
+#: Checks a name that stands by itself.
+checked_name = TypeAdapter(Name, config=ConfigDict(strict=True)).validate_python
 
 
 class Roi(Settings):
     """A rectangle of pixels of an image: its first row and column, and its size."""
 
-    y: Annotated[int, Field(ge=0)]
-    x: Annotated[int, Field(ge=0)]
-    rows: Annotated[int, Field(ge=1)]
-    columns: Annotated[int, Field(ge=1)]
+    y: Annotated[int, Field(ge=0, le=MAX_PIXELS)]
+    x: Annotated[int, Field(ge=0, le=MAX_PIXELS)]
+    rows: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
+    columns: Annotated[int, Field(ge=1, le=MAX_PIXELS)]
 
     @property
     def shape_yx(self) -> ShapeYX:
@@ -51,10 +88,10 @@ class NewSample(Settings):
 
     session: Name
     field: Name
-    uri: Annotated[str, Field(min_length=1, max_length=4096)]
+    uri: Annotated[str, Field(min_length=1, max_length=4096), _Text]
     roi: Roi
     pixel_size_m: Positive
-    dtype: Annotated[str, Field(max_length=20)]
+    dtype: Annotated[str, Field(max_length=20), _Text]
     frame_index: Annotated[int, Field(ge=0)] | None = None
     channel: Name = "photons"
     offset_units: float = 0.0
@@ -62,8 +99,8 @@ class NewSample(Settings):
     units_per_photon: Positive = 1.0
     modality: Name = "unknown"
     microscope: Name = "unknown"
-    acquisition: dict[str, JsonValue] = Field(default_factory=dict)
-    blake2b: Annotated[str, Field(max_length=128)] = ""
+    acquisition: Annotated[dict[str, JsonValue], AfterValidator(_writable)] = Field(default_factory=dict)
+    blake2b: Checksum = ""
     """Checksum of the pixels of ``roi``, where they were at hand."""
 
 
@@ -85,8 +122,8 @@ class SchemaRecord(Settings):
 class RequestItem(Settings):
     """One sample of a request; ``values`` is what else is known of it, for a ``choice``."""
 
-    sample_id: str
-    values: dict[str, float] = Field(default_factory=dict)
+    sample_id: Name
+    values: dict[Name, float] = Field(default_factory=dict)
 
 
 class NewRequest(Settings):
@@ -98,18 +135,18 @@ class NewRequest(Settings):
 
     key: Name
     kind: QuestionKind
-    text: Annotated[str, Field(min_length=1, max_length=500)]
-    schema_id: str
+    text: Annotated[str, Field(min_length=1, max_length=500), _Text]
+    schema_id: Name
     items: Annotated[tuple[RequestItem, ...], Field(min_length=1, max_length=12)]
     several: bool = False
     arm: Arm = "policy"
     strategy: Name = "none"
     score: float = 0.0
-    reason: Annotated[str, Field(max_length=2000)] = ""
+    reason: Annotated[str, Field(max_length=2000), _Text] = ""
     predicted_cost_s: NonNegative | None = None
     predicted_class: Name | None = None
     """What the model took it for when it was asked, for the record of what is bought."""
-    model_sha256: str | None = None
+    model_sha256: Checksum | None = None
     annotators: Annotated[int, Field(ge=1, le=20)] = 1
     """How many people are to answer it."""
     priority: float = 0.0
@@ -173,15 +210,15 @@ class Submission(Settings):
     """
 
     key: Name
-    lease_id: str
+    lease_id: Name
     reply: Reply
     elapsed_s: Annotated[float, Field(ge=0, le=1e6)]
     idle_s: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     display: Display = Display()
-    prefill_sha256: str | None = None
+    prefill_sha256: Checksum | None = None
     """The model whose proposal was corrected, if there was one."""
     client: Name = "unknown"
-    revises: str | None = None
+    revises: Name | None = None
 
 
 class AnswerRecord(Settings):
@@ -191,20 +228,20 @@ class AnswerRecord(Settings):
     that arrived. Everything else is evidence.
     """
 
-    id: str
-    key: str
+    id: Name
+    key: Name
     request_id: str | None
-    sample_ids: tuple[str, ...]
+    sample_ids: Annotated[tuple[Name, ...], Field(min_length=1, max_length=12)]
     annotator_id: str
     schema_id: str
     kind: QuestionKind
     reply: Reply
     arm: Arm
-    elapsed_s: float
-    idle_s: float
+    elapsed_s: NonNegative
+    idle_s: NonNegative
     display: Display
     prefill_sha256: str | None
-    client: str
+    client: Name
     revises: str | None
     is_kept: bool
     created_s: float
@@ -214,7 +251,7 @@ class Annotator(Settings):
     """Somebody who answers, by a pseudonym."""
 
     id: str
-    name: str
+    name: Name
     role: Role
 
 
@@ -256,7 +293,7 @@ class ModelRecord(Settings):
     snapshot_sha256: str
     verdict: Literal["published", "rejected"]
     reason: str
-    metrics: dict[str, float]
+    metrics: dict[Name, float]
     answers: int
     answer_s: float
     """Answers that it was trained on, and the seconds that people spent on them."""
@@ -266,7 +303,7 @@ class ModelRecord(Settings):
 class WorkerRecord(Settings):
     """A sign of life of a process that works beside the session."""
 
-    name: str
+    name: Name
     pid: int
     state: Literal["working", "idle", "failed", "stopped"]
     message: str
@@ -309,8 +346,6 @@ def check_reply(request: Request, schema: LabelSchema, shape_yx: ShapeYX, reply:
     ValueError
         Saying what was answered and what is allowed.
     """
-    from controller.learning.annotations import ImageAnnotations
-
     kind = request.kind
     if reply.outcome != "answered":
         if reply.annotations or reply.chosen is not None or reply.score is not None:
@@ -328,6 +363,8 @@ def check_reply(request: Request, schema: LabelSchema, shape_yx: ShapeYX, reply:
     for annotation in reply.annotations:
         if annotation.kind not in _MAY_HOLD.get(kind, ()):
             raise ValueError(f"a {kind!r} question takes no {annotation.kind!r}; it takes {_MAY_HOLD[kind]}")
+    if kind in {"tag", "grades"} and len(reply.annotations) > 1:
+        raise ValueError(f"a {kind!r} question takes one annotation, got {len(reply.annotations)}")
     if kind == "tag" and not request.several:
         present = [name for a in reply.annotations if a.kind == "tag" for name in a.present]
         if len(present) != 1:

@@ -11,39 +11,34 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from math import fsum
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, get_args
 
-from sqlalchemy import Connection, Select, Table, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, Table, and_, func, insert, or_, select, update
 
-from controller.core.settings import Settings
 from controller.labels import tables
-from controller.labels.database import Database
+from controller.labels.database import Database, insert_new, next_number
+from controller.labels.derived import DerivedRecords
 from controller.labels.records import (
     Annotator,
     AnswerRecord,
-    Consensus,
     Counts,
-    EventRecord,
-    ModelRecord,
     NewRequest,
     NewSample,
     Request,
     Role,
     Sample,
     SchemaRecord,
-    Snapshot,
     Split,
-    WorkerRecord,
-    told_classes,
+    checked_name,
+    checked_text,
 )
 from controller.learning.annotations import LabelSchema
 
-R = TypeVar("R", bound=Settings)
 
-
-class LabelStore:
+class LabelStore(DerivedRecords):
     """All that is known of the labels of a session, or of a lab's sessions.
 
     Parameters
@@ -60,7 +55,7 @@ class LabelStore:
     """
 
     def __init__(self, database: Database, now: Callable[[], float] = time.time) -> None:
-        self.database, self._now = database, now
+        super().__init__(database, now)
 
     @classmethod
     def open(
@@ -78,18 +73,19 @@ class LabelStore:
     def add_schema(self, schema: LabelSchema) -> SchemaRecord:
         """Return the version of a schema, a new one if it was never used before."""
         content = schema.model_dump_json()
-        name = hashlib.sha256(content.encode()).hexdigest()
+        name = _sha256(content)
+        table = tables.label_schema
         with self.database.writing() as connection:
-            number = 1 + (connection.execute(select(func.max(tables.label_schema.c.number))).scalar() or 0)
-            if not _is_there(connection, tables.label_schema, id=name):
-                _add(
-                    connection,
-                    tables.label_schema,
-                    id=name,
-                    number=number,
-                    content=content,
-                    created_s=self._now(),
-                )
+            number = next_number(connection, table)
+            insert_new(
+                connection,
+                table,
+                ["id"],
+                id=name,
+                number=number,
+                content=content,
+                created_s=self._now(),
+            )
         return self.schema(name)
 
     def schema(self, schema_id: str | None = None) -> SchemaRecord:
@@ -125,41 +121,54 @@ class LabelStore:
         key = hashlib.sha256(json.dumps(place).encode()).hexdigest()
         table = tables.sample
         with self.database.writing() as connection:
-            if not _is_there(connection, table, key=key):
-                _add(
-                    connection,
-                    table,
-                    id=_new_id(),
-                    key=key,
-                    session=new.session,
-                    field=new.field,
-                    content=content,
-                    created_s=self._now(),
-                )
+            insert_new(
+                connection,
+                table,
+                ["key"],
+                id=_new_id(),
+                number=next_number(connection, table),
+                key=key,
+                session=new.session,
+                field=new.field,
+                content=content,
+                created_s=self._now(),
+            )
             row = connection.execute(select(table).where(table.c.key == key)).one()
         return _sample(row)
 
     def sample(self, sample_id: str) -> Sample:
         """Return a sample; ``KeyError`` if there is none."""
-        found = self._samples(select(tables.sample).where(tables.sample.c.id == sample_id))
-        if not found:
-            raise KeyError(f"there is no sample {sample_id}")
-        return found[0]
+        with self.database.reading() as connection:
+            return sample_in(connection, as_key(sample_id))
 
     def samples(self, session: str | None = None) -> list[Sample]:
         """Return all samples, or those of a session, in the order they were added."""
-        query = select(tables.sample).order_by(tables.sample.c.created_s, tables.sample.c.id)
-        return self._samples(query if session is None else query.where(tables.sample.c.session == session))
+        query = select(tables.sample).order_by(tables.sample.c.number)
+        return self._samples(
+            query if session is None else query.where(tables.sample.c.session == as_key(session))
+        )
 
     def split_of(self, session: str, field: str, propose: Callable[[], Split]) -> Split:
-        """Return whether a field is learned from or judged by; what was once said holds for ever."""
+        """Return whether a field is learned from or judged by; what was once said holds for ever.
+
+        ``propose`` is called for a field that has none yet. It may read the store, not write to it: nobody
+        else decides meanwhile.
+        """
         table = tables.split
-        key = {"session": session, "field": field}
+        key = {"session": checked_name(session), "field": checked_name(field)}
+        query = select(table.c.split).where(table.c.session == session, table.c.field == field)
+        with self.database.reading() as connection:
+            known: Split | None = connection.execute(query).scalar()
+        if known is not None:
+            return known
         with self.database.writing() as connection:
-            if not _is_there(connection, table, **key):
-                _add(connection, table, **key, split=propose(), created_s=self._now())
-            found: Split = connection.execute(_where(select(table.c.split), table, key)).scalar_one()
-        return found
+            known = connection.execute(query).scalar()
+            if known is None:
+                known = propose()
+                if known not in get_args(Split):
+                    raise ValueError(f"{known!r} is no split; allowed are {get_args(Split)}")
+                connection.execute(insert(table).values(**key, split=known, created_s=self._now()))
+        return known
 
     def splits(self) -> dict[tuple[str, str], Split]:
         """Return the split of each ``(session, field)`` that has one."""
@@ -177,34 +186,32 @@ class LabelStore:
         KeyError
             If there is no such schema or sample.
         """
-        self.schema(new.schema_id)
-        for item in new.items:
-            self.sample(item.sample_id)
+        samples = {item.sample_id for item in new.items}
         with self.database.writing() as connection:
-            if not _is_there(connection, tables.request, key=new.key):
-                number = _new_id()
-                _add(
-                    connection,
-                    tables.request,
-                    id=number,
-                    key=new.key,
-                    kind=new.kind,
-                    arm=new.arm,
-                    is_live=new.is_live,
-                    priority=new.priority,
-                    state="open",
-                    content=new.model_dump_json(),
-                    created_s=self._now(),
-                )
-                for slot in range(new.annotators):
-                    _add(
-                        connection,
-                        tables.assignment,
-                        id=_new_id(),
-                        request_id=number,
-                        slot=slot,
-                        is_answered=False,
+            _must_be_there(connection, tables.label_schema, "label schema", {new.schema_id})
+            _must_be_there(connection, tables.sample, "sample", samples)
+            request_id = _new_id()
+            is_new = insert_new(
+                connection,
+                tables.request,
+                ["key"],
+                id=request_id,
+                number=next_number(connection, tables.request),
+                key=new.key,
+                kind=new.kind,
+                arm=new.arm,
+                is_live=new.is_live,
+                priority=new.priority,
+                state="open",
+                content=new.model_dump_json(),
+                created_s=self._now(),
+            )
+            for slot in range(new.annotators if is_new else 0):
+                connection.execute(
+                    insert(tables.assignment).values(
+                        id=_new_id(), request_id=request_id, slot=slot, is_answered=False
                     )
+                )
             row = connection.execute(select(tables.request).where(tables.request.c.key == new.key)).one()
         return request_of(row)
 
@@ -212,7 +219,7 @@ class LabelStore:
         """Return a request; ``KeyError`` if there is none."""
         with self.database.reading() as connection:
             row = connection.execute(
-                select(tables.request).where(tables.request.c.id == request_id)
+                select(tables.request).where(tables.request.c.id == as_key(request_id))
             ).one_or_none()
         if row is None:
             raise KeyError(f"there is no request {request_id}")
@@ -220,17 +227,20 @@ class LabelStore:
 
     def requests(self) -> list[Request]:
         """Return all requests, the oldest first."""
-        query = select(tables.request).order_by(tables.request.c.created_s, tables.request.c.id)
+        query = select(tables.request).order_by(tables.request.c.number)
         with self.database.reading() as connection:
             return [request_of(row) for row in connection.execute(query)]
 
     def cancel(self, request_id: str) -> bool:
-        """Take back a request that nobody has answered; return whether there was anything to take back."""
+        """Ask nobody else for an answer to a request; return whether it was still open.
+
+        Answers that it has are kept, and so is that of somebody who is at work on it.
+        """
         table = tables.request
         with self.database.writing() as connection:
             done = connection.execute(
                 update(table)
-                .where(table.c.id == request_id, table.c.state == "open")
+                .where(table.c.id == as_key(request_id), table.c.state == "open")
                 .values(state="cancelled")
             )
         return bool(done.rowcount)
@@ -243,12 +253,13 @@ class LabelStore:
         Raises
         ------
         ValueError
-            If there is one in another role.
+            If there is one in another role, or it is no name.
         """
         table = tables.annotator
+        new = Annotator(id=_new_id(), name=name, role=role)
         with self.database.writing() as connection:
-            if not _is_there(connection, table, name=name):
-                _add(connection, table, id=_new_id(), name=name, role=role, created_s=self._now())
+            number = next_number(connection, table)
+            insert_new(connection, table, ["name"], **dict(new), number=number, created_s=self._now())
             row = connection.execute(select(table).where(table.c.name == name)).one()
         if row.role != role:
             raise ValueError(f"{name!r} is {row.role!r} already, not {role!r}; choose another name")
@@ -258,19 +269,17 @@ class LabelStore:
         """Return everybody, in the order they were added."""
         table = tables.annotator
         with self.database.reading() as connection:
-            rows = connection.execute(select(table).order_by(table.c.created_s, table.c.id)).all()
+            rows = connection.execute(select(table).order_by(table.c.number)).all()
         return [Annotator(id=row.id, name=row.name, role=row.role) for row in rows]
 
     def new_token(self, annotator: Annotator) -> str:
         """Return a new secret by which somebody is known; only its checksum is kept."""
         secret = secrets.token_urlsafe(24)
         with self.database.writing() as connection:
-            _add(
-                connection,
-                tables.token,
-                sha256=_sha256(secret),
-                annotator_id=annotator.id,
-                created_s=self._now(),
+            connection.execute(
+                insert(tables.token).values(
+                    sha256=_sha256(secret), annotator_id=annotator.id, created_s=self._now()
+                )
             )
         return secret
 
@@ -291,7 +300,7 @@ class LabelStore:
         with self.database.writing() as connection:
             connection.execute(
                 update(tables.token)
-                .where(tables.token.c.annotator_id == annotator.id)
+                .where(tables.token.c.annotator_id == annotator.id, tables.token.c.revoked_s.is_(None))
                 .values(revoked_s=self._now())
             )
 
@@ -303,114 +312,26 @@ class LabelStore:
         With ``kept_only`` those that count: of each person and request the last revision.
         """
         table = tables.answer
-        newest = (
-            select(table.c.assignment_id, func.max(table.c.revision).label("revision"))
-            .where(table.c.assignment_id.is_not(None))
-            .group_by(table.c.assignment_id)
-        )
+        query = select(table.c.content, _is_kept().label("is_kept")).where(table.c.number > since)
+        if kept_only:
+            query = query.where(_is_kept())
         with self.database.reading() as connection:
-            last = {row.assignment_id: row.revision for row in connection.execute(newest)}
-            rows = connection.execute(
-                select(table).where(table.c.number > since).order_by(table.c.number)
-            ).all()
-        found = []
-        for row in rows:
-            # What was imported belongs to no assignment, and counts.
-            is_kept = row.assignment_id is None or (
-                row.revision is not None and row.revision == last.get(row.assignment_id)
-            )
-            if is_kept or not kept_only:
-                found.append(AnswerRecord.model_validate_json(row.content).replace(is_kept=is_kept))
-        return found
+            rows = connection.execute(query.order_by(table.c.number)).all()
+        return [
+            AnswerRecord.model_validate_json(row.content).model_copy(update={"is_kept": bool(row.is_kept)})
+            for row in rows
+        ]
 
     def answered_so_far(self) -> int:
         """Return the number of the newest answer, 0 if there is none."""
         with self.database.reading() as connection:
             return connection.execute(select(func.max(tables.answer.c.number))).scalar() or 0
 
-    # What is derived.
-
-    def add_consensus(self, found: Iterable[Consensus]) -> None:
-        """Add consensus, with the versions that they carry."""
-        with self.database.writing() as connection:
-            for one in found:
-                _add(
-                    connection,
-                    tables.consensus,
-                    sample_id=one.sample_id,
-                    method=one.method,
-                    version=one.version,
-                    content=one.model_dump_json(),
-                    created_s=self._now(),
-                )
-
-    def consensus(self, method: str) -> dict[str, Consensus]:
-        """Return the newest consensus of each sample by a method."""
-        table = tables.consensus
-        query = select(table).where(table.c.method == method).order_by(table.c.version)
-        with self.database.reading() as connection:
-            rows = connection.execute(query).all()
-        return {row.sample_id: Consensus.model_validate_json(row.content) for row in rows}
-
-    def add_snapshot(self, content: dict[str, Any]) -> Snapshot:
-        """Return the snapshot of a content; the same content is the same snapshot."""
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        name = _sha256(text)
-        table = tables.snapshot
-        with self.database.writing() as connection:
-            if not _is_there(connection, table, sha256=name):
-                _add(connection, table, sha256=name, content=text, created_s=self._now())
-            row = connection.execute(select(table).where(table.c.sha256 == name)).one()
-        return Snapshot(sha256=name, created_s=row.created_s, content=json.loads(row.content))
-
-    def add_model(self, model: ModelRecord) -> None:
-        """Add a model that was trained, published or rejected."""
-        self._log(tables.model, model, sha256=model.sha256, role=model.role)
-
-    def models(self) -> list[ModelRecord]:
-        """Return all models, the oldest first."""
-        with self.database.reading() as connection:
-            rows = connection.execute(select(tables.model).order_by(tables.model.c.number)).all()
-        return [ModelRecord.model_validate_json(row.content).replace(created_s=row.created_s) for row in rows]
-
-    # What goes on.
-
-    def beat(self, worker: WorkerRecord) -> None:
-        """Take down a worker's sign of life."""
-        table = tables.worker
-        content = worker.replace(beat_s=self._now()).model_dump_json()
-        with self.database.writing() as connection:
-            if _is_there(connection, table, name=worker.name):
-                connection.execute(update(table).where(table.c.name == worker.name).values(content=content))
-            else:
-                _add(connection, table, name=worker.name, content=content)
-
-    def workers(self) -> list[WorkerRecord]:
-        """Return the last sign of life of each worker."""
-        with self.database.reading() as connection:
-            rows = connection.execute(select(tables.worker).order_by(tables.worker.c.name)).all()
-        return [WorkerRecord.model_validate_json(row.content) for row in rows]
-
-    def log(self, what: str, **detail: Any) -> None:
-        """Take down that something happened."""
-        content = json.dumps(detail, allow_nan=False)
-        with self.database.writing() as connection:
-            _add(connection, tables.event, what=what, content=content, created_s=self._now())
-
-    def events(self, since: int = 0) -> list[EventRecord]:
-        """Return what happened after the event of that number."""
-        table = tables.event
-        query = select(table).where(table.c.id > since).order_by(table.c.id)
-        with self.database.reading() as connection:
-            rows = connection.execute(query).all()
-        return [
-            EventRecord(id=row.id, what=row.what, detail=json.loads(row.content), created_s=row.created_s)
-            for row in rows
-        ]
+    # How far it is.
 
     def counts(self) -> Counts:
         """Return how far labelling is."""
-        requests, work = tables.request, tables.assignment
+        requests, work, answers = tables.request, tables.assignment, tables.answer
         with self.database.reading() as connection:
             rows = connection.execute(
                 select(requests.c.state, requests.c.is_live, func.count()).group_by(
@@ -422,30 +343,30 @@ class LabelStore:
                 .select_from(work.join(requests))
                 .where(requests.c.state == "open", ~work.c.is_answered, work.c.lease_until_s > self._now())
             ).scalar_one()
+            said = connection.execute(
+                select(answers.c.told, func.count(), func.sum(answers.c.elapsed_s))
+                .where(_is_kept())
+                .group_by(answers.c.told)
+            ).all()
         by = {(state, bool(live)): count for state, live, count in rows}
-        kept = self.answers()
         per_class: dict[str, int] = {}
-        for answer in kept:
-            for name in told_classes(answer.reply):
-                per_class[name] = per_class.get(name, 0) + 1
+        for told, count, _ in sorted(said):
+            for name in json.loads(told):
+                per_class[name] = per_class.get(name, 0) + count
         return Counts(
             open_live=by.get(("open", True), 0),
             open_later=by.get(("open", False), 0),
             leased=leased,
             answered=sum(by.get(("answered", live), 0) for live in (True, False)),
             cancelled=sum(by.get(("cancelled", live), 0) for live in (True, False)),
-            answers=len(kept),
-            answer_s=sum(answer.elapsed_s for answer in kept),
+            answers=sum(count for _, count, _ in said),
+            answer_s=fsum(seconds for _, _, seconds in said),
             per_class=per_class,
         )
 
     def _samples(self, query: Select[Any]) -> list[Sample]:
         with self.database.reading() as connection:
             return [_sample(row) for row in connection.execute(query)]
-
-    def _log(self, table: Table, record: Settings, **columns: Any) -> None:
-        with self.database.writing() as connection:
-            _add(connection, table, content=record.model_dump_json(), created_s=self._now(), **columns)
 
 
 def request_of(row: Any) -> Request:
@@ -454,23 +375,50 @@ def request_of(row: Any) -> Request:
     return Request(**dict(new), id=row.id, created_s=row.created_s, state=row.state)
 
 
+def sample_in(connection: Connection, sample_id: str) -> Sample:
+    """Return a sample; ``KeyError`` if there is none."""
+    row = connection.execute(select(tables.sample).where(tables.sample.c.id == sample_id)).one_or_none()
+    if row is None:
+        raise KeyError(f"there is no sample {sample_id}")
+    return _sample(row)
+
+
+def schema_in(connection: Connection, schema_id: str) -> LabelSchema:
+    """Return a version of the schema; ``KeyError`` if there is none."""
+    table = tables.label_schema
+    content = connection.execute(select(table.c.content).where(table.c.id == schema_id)).scalar()
+    if content is None:
+        raise KeyError(f"there is no label schema {schema_id}")
+    return LabelSchema.model_validate_json(content)
+
+
 def _sample(row: Any) -> Sample:
     return Sample(**dict(NewSample.model_validate_json(row.content)), id=row.id, created_s=row.created_s)
 
 
-def _add(connection: Connection, table: Table, **values: Any) -> None:
-    connection.execute(insert(table).values(**values))
+def as_key(text: str) -> str:
+    """Return a text to look for; one that cannot be stored is nowhere, and would make the database fail."""
+    try:
+        return checked_text(text)
+    except ValueError:
+        return ""
 
 
-def _is_there(connection: Connection, table: Table, **key: Any) -> bool:
-    query = _where(select(func.count()).select_from(table), table, key)
-    return bool(connection.execute(query).scalar())
+def _must_be_there(connection: Connection, table: Table, what: str, ids: set[str]) -> None:
+    found = set(connection.execute(select(table.c.id).where(table.c.id.in_(ids))).scalars())
+    if ids - found:
+        raise KeyError(f"there is no {what} {min(ids - found)}")
 
 
-def _where(query: Select[Any], table: Table, key: dict[str, Any]) -> Select[Any]:
-    for column, value in key.items():
-        query = query.where(table.c[column] == value)
-    return query
+def _is_kept() -> ColumnElement[bool]:
+    """Return whether an answer counts: an import, or the last revision of the first to its assignment."""
+    table, later = tables.answer, tables.answer.alias("later")
+    is_replaced = (
+        select(later.c.number)
+        .where(later.c.assignment_id == table.c.assignment_id, later.c.revision > table.c.revision)
+        .exists()
+    )
+    return or_(table.c.assignment_id.is_(None), and_(table.c.revision.is_not(None), ~is_replaced))
 
 
 def _new_id() -> str:
@@ -478,4 +426,4 @@ def _new_id() -> str:
 
 
 def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""The tables of the label store, alike in SQLite and PostgreSQL.
+"""The tables of the label store, alike in SQLite and PostgreSQL. A ``number`` counts rows as they came.
 
 What people said and what was asked is only ever added. What moves is a request's state, its leases, and
 the signs of life of the workers.
@@ -31,6 +31,7 @@ annotator = Table(
     "annotator",
     metadata,
     Column("id", String(36), primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
     Column("name", String(200), nullable=False, unique=True),
     Column("role", String(20), nullable=False),
     Column("created_s", Float, nullable=False),
@@ -59,6 +60,7 @@ sample = Table(
     "sample",
     metadata,
     Column("id", String(36), primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
     Column("key", String(64), nullable=False, unique=True),
     Column("session", String(200), nullable=False, index=True),
     Column("field", String(200), nullable=False),
@@ -80,6 +82,7 @@ request = Table(
     "request",
     metadata,
     Column("id", String(36), primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
     Column("key", String(200), nullable=False, unique=True),
     Column("kind", String(20), nullable=False),
     Column("arm", String(20), nullable=False),
@@ -102,6 +105,7 @@ assignment = Table(
     Column("lease_id", String(36), unique=True),
     Column("lease_until_s", Float),
     UniqueConstraint("request_id", "slot"),
+    UniqueConstraint("request_id", "annotator_id"),  # nobody has two of them
 )
 
 #: Somebody who would rather not answer a request is not asked it again.
@@ -116,12 +120,14 @@ declined = Table(
 answer = Table(
     "answer",
     metadata,
-    Column("number", Integer, primary_key=True),  # in the order of arrival
+    Column("number", Integer, primary_key=True, autoincrement=False),  # 1, 2, … in the order of arrival
     Column("id", String(36), nullable=False, unique=True),
     Column("key", String(200), nullable=False),
     Column("assignment_id", ForeignKey("assignment.id")),
     Column("revision", Integer),  # 0, 1, …: the answer and what replaced it; NULL: it came second
     Column("annotator_id", ForeignKey("annotator.id"), nullable=False),
+    Column("told", Text, nullable=False),  # the classes that it says are there, to be counted
+    Column("elapsed_s", Float, nullable=False),
     Column("content", Text, nullable=False),
     Column("created_s", Float, nullable=False),
     UniqueConstraint("annotator_id", "key"),
@@ -180,7 +186,8 @@ event = Table(
     Column("created_s", Float, nullable=False),
 )
 
-#: Rows of these are never changed nor taken away; the database itself refuses it.
+#: Rows of these are never changed nor taken away; the database itself refuses it. Of a request only the
+#: state changes.
 APPEND_ONLY = (label_schema, sample, split, answer, answer_sample, consensus, snapshot, model, event)
 
-Index("next_request", request.c.state, request.c.priority, request.c.created_s)
+Index("next_request", request.c.state, request.c.is_live, request.c.priority, request.c.number)

@@ -12,7 +12,6 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
@@ -115,12 +114,18 @@ class Site:
         return f"https://{host.lower()}" in self.origins and f"http://{host.lower()}" not in self.origins
 
     def _is_address(self, host: str) -> bool:
+        port = "" if self.port == 80 else f":{self.port}"
+        address = host.removesuffix(port)
+        if address + port != host:
+            return False
         try:
-            parts = urlsplit(f"//{host}")
-            ipaddress.ip_address(parts.hostname or "")
-            return parts.netloc == host and (parts.port or 80) == self.port
+            if address.startswith("[") and address.endswith("]"):
+                ipaddress.IPv6Address(address[1:-1])
+            else:
+                ipaddress.IPv4Address(address)
         except ValueError:
             return False
+        return True
 
 
 class Attempts:

@@ -13,7 +13,9 @@ from controller.core.decision import QuestionKind
 from controller.core.settings import Settings
 from controller.web.refusals import Refusal
 
-Identifier = Annotated[str, Field(min_length=1, max_length=200)]
+#: What the store's ids are made of; some databases fail at other characters.
+IDENTIFIER = r"^[0-9A-Za-z-]{1,64}$"
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 M = TypeVar("M", bound=Settings)
 
 

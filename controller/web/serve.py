@@ -90,9 +90,13 @@ class LabelServer:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65_535:  # the system would take the remainder
+        raise ConfigurationError(f"the label page cannot listen on port {port}, allowed are 0 to 65535")
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # Named, because asyncio sends small parts at once only if it reads here that this is TCP. Otherwise
+        # each response takes 40 ms: its body waits until the browser has acknowledged its head.
+        listening = socket.socket(family, kind, socket.IPPROTO_TCP)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind(address)
@@ -100,7 +104,7 @@ def _listen(host: str, port: int) -> socket.socket:
         except BaseException:
             listening.close()
             raise
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigurationError(
             f"the label page cannot listen on {host}:{port}: {error}; choose another "
             "port, or 0 for a free one"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -16,19 +19,24 @@ from controller.labels.records import (
     Lease,
     Request,
     RequestItem,
+    Sample,
     Submission,
     WorkerRecord,
     told_classes,
 )
 from controller.web.desk import Desk
-from controller.web.messages import NextAsked, ReleaseAsked, RenewAsked, RevisitAsked
+from controller.web.messages import IDENTIFIER, NextAsked, ReleaseAsked, RenewAsked, RevisitAsked
 from controller.web.pictures import PictureShelf, Sent
 from controller.web.refusals import Refusal
+
+_log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
 #: Questions whose pictures are gone are passed over; so many in a row mean that the whole folder is.
 _GONE_MAX = 3
+#: A sample or channel that is not there, or a file that cannot be read as a picture.
+_GONE = (KeyError, OSError, ValueError, SessionFolderError)
 
 #: A worker that works gives a sign of life far more often.
 LATE_S = 30.0
@@ -44,6 +52,7 @@ class Tasks:
         self._pictures = PictureShelf(desk.images, desk.context_px)
         self._status = OnceASecond(self._shared_status, desk.now)
         self._worth = OnceASecond(desk.worth, desk.now)
+        self._newest_events: deque[Json] = deque(maxlen=_EVENTS_SHOWN)
 
     def me(self, who: Annotator) -> Json:
         """Return who somebody is, what is asked of them, and what they can say."""
@@ -74,11 +83,11 @@ class Tasks:
                 return {"task": None}
             try:
                 return {"task": self._task(who, lease)}
-            except (KeyError, OSError, SessionFolderError) as error:
+            except _GONE as error:
                 # Given back, it would be the next one again.
                 self._desk.queue.release(who, lease.id, declines=True)
-                self._desk.store.log("picture gone", request=lease.request.id, why=str(error)[:500])
-                gone.append(str(error))
+                self._desk.store.log("picture gone", request=lease.request.id, why=_said(error)[:500])
+                gone.append(_said(error))
         raise Refusal(
             404,
             f"The pictures of {len(gone)} questions in a row cannot be opened ({gone[-1]}). Are the images "
@@ -119,8 +128,8 @@ class Tasks:
         try:
             lease, answer = history.question_of(self._desk.store, who, asked.answer_id)
             task = self._task(who, lease.replace(until_s=self._desk.now() + LEASE_S))
-        except KeyError as error:
-            raise Refusal(404, str(error.args[0])) from error
+        except _GONE as error:
+            raise Refusal(404, _said(error)) from error
         return {**task, "revises": answer.id, "reply": answer.reply.model_dump(mode="json")}
 
     def history(self, who: Annotator, limit: int) -> list[Json]:
@@ -145,9 +154,11 @@ class Tasks:
 
     def picture(self, sample_id: str, channel: str) -> Sent:
         """Return a picture's pixels."""
+        if re.fullmatch(IDENTIFIER, sample_id) is None:
+            raise Refusal(404, "There is no such sample.")
         try:
             return self._pictures.picture(self._desk.store.sample(sample_id), channel)
-        except (KeyError, OSError, SessionFolderError) as error:
+        except _GONE as error:
             raise Refusal(404, _said(error)) from error
 
     def status(self, who: Annotator) -> Json:
@@ -200,7 +211,6 @@ class Tasks:
 
     def _item(self, request: Request, item: RequestItem) -> Json:
         sample = self._desk.store.sample(item.sample_id)
-        proposal = None if self._desk.propose is None else self._desk.propose(request, sample)
         channels = self._pictures.channels(sample)
         if not channels:
             raise KeyError(f"there is no picture of sample {sample.id}")
@@ -213,18 +223,29 @@ class Tasks:
             "channels": [
                 _channel(sample.id, name, self._pictures.picture(sample, name)) for name in channels
             ],
-            "prefill": None if proposal is None else proposal.model_dump(mode="json"),
+            "prefill": self._proposal(request, sample),
         }
+
+    def _proposal(self, request: Request, sample: Sample) -> Json | None:
+        if self._desk.propose is None:
+            return None
+        try:
+            proposal = self._desk.propose(request, sample)
+        except Exception:  # noqa: BLE001 (a model may raise anything; the question stands without it)
+            _log.exception("No proposal for request %s", request.id)
+            return None
+        return None if proposal is None else proposal.model_dump(mode="json")
 
     def _shared_status(self) -> Json:
         store, now_s = self._desk.store, self._desk.now()
-        models, events = store.models(), store.events()
+        last = self._newest_events[-1]["id"] if self._newest_events else 0
+        self._newest_events += [event.model_dump(mode="json") for event in store.events(since=last)]
         return {
             "counts": store.counts().model_dump(mode="json"),
-            "models": [model.model_dump(mode="json") for model in models[::-1][:_MODELS_SHOWN]],
+            "models": [model.model_dump(mode="json") for model in store.models()[: -_MODELS_SHOWN - 1 : -1]],
             "workers": [_worker(worker, now_s) for worker in store.workers()],
             "session": None,
-            "events": [event.model_dump(mode="json") for event in events[-_EVENTS_SHOWN:]],
+            "events": list(self._newest_events),
             **self._desk.status(),
         }
 

@@ -13,9 +13,16 @@ from tests.web.browser import ARGUMENTS, Lab, Person, chromium_path, running_lab
 from tests.web.support import Bench
 
 
+@pytest.fixture(scope="session")
+def first_bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    made = Bench(tmp_path_factory.mktemp("bench"))
+    made.store.close()
+    return made
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    made = Bench(tmp_path)
+def bench(tmp_path: Path, first_bench: Bench) -> Iterator[Bench]:
+    made = Bench(tmp_path, first_bench)
     yield made
     made.store.close()
 

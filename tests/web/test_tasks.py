@@ -1,13 +1,16 @@
-"""The page gets a question, its pictures and nothing that would lead, and what is answered is in the store."""
+"""The page gets a question, its pictures and nothing that would lead; its answers are in the store."""
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pytest
 from starlette.testclient import TestClient
-from tests.web.support import COLUMNS, ROWS, SCHEMA, Bench, next_task, submission
 
 from controller.labels.records import ModelRecord, WorkerRecord
 from controller.web.desk import Proposal
+from tests.web.support import COLUMNS, ROWS, SCHEMA, Bench, next_task, submission
 
 
 def test_a_question_comes_with_its_pictures_and_nothing_that_would_lead(
@@ -163,14 +166,22 @@ def test_a_folder_that_is_gone_is_said_instead_of_passing_over_everything(
 def test_a_model_may_propose_and_what_it_proposes_is_named(bench: Bench) -> None:
     bench.ask("1", "polygon")
     outline = {"kind": "polygon", "class_name": "spine", "vertices_yx": [[1, 1], [1, 5], [5, 5]]}
-    proposal = Proposal.model_validate_json(
-        '{"model_sha256": "abc", "annotations": [%s]}' % str(outline).replace("'", '"')
-    )
+    proposal = Proposal.model_validate_json(json.dumps({"model_sha256": "abc", "annotations": [outline]}))
     app = bench.app(propose=lambda _request, _sample: proposal)
     with bench.client(bench.token, app) as page:
         prefill = next_task(page)["items"][0]["prefill"]
     assert prefill["model_sha256"] == "abc"
     assert prefill["annotations"][0]["vertices_yx"] == [[1, 1], [1, 5], [5, 5]]
+
+
+def test_a_model_that_fails_costs_nobody_a_question(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    def fails(_request: object, _sample: object) -> None:
+        raise ZeroDivisionError
+
+    bench.ask("1")
+    with bench.client(bench.token, bench.app(propose=fails)) as page:
+        assert next_task(page)["items"][0]["prefill"] is None
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_everybody_learns_who_they_are_and_what_can_be_said(bench: Bench, page: TestClient) -> None:
@@ -201,7 +212,8 @@ def test_the_status_tells_of_answers_models_workers_and_events(bench: Bench) -> 
                 answer_s=9.0,
             )
         )
-    bench.store.log("trained", model=3)
+    for number in range(30):
+        bench.store.log("trained", model=number)
     bench.ask("1")
     app = bench.app(status=lambda: {"session": {"name": "today", "state": "running", "cycles": 7}})
     with bench.client(bench.reader_token, app) as page:
@@ -210,11 +222,14 @@ def test_the_status_tells_of_answers_models_workers_and_events(bench: Bench) -> 
         assert [model["sha256"][-2:] for model in status["models"]] == [f"{n:02}" for n in range(24, 4, -1)]
         assert status["counts"]["open_live"] == 1
         assert status["session"]["cycles"] == 7
-        assert status["events"][0]["what"] == "trained"
+        assert [event["detail"]["model"] for event in status["events"]] == list(range(10, 30))
         (worker,) = status["workers"]
         assert (worker["state"], worker["age_s"], worker["is_late"]) == ("working", 10.0, False)
         bench.time.now_s += 60
-        assert page.get("/api/status").json()["workers"][0]["is_late"]
+        bench.store.log("swapped", cycle=5)
+        status = page.get("/api/status").json()
+        assert status["workers"][0]["is_late"]
+        assert [event["what"] for event in status["events"]] == ["trained"] * 19 + ["swapped"]
         events = page.get("/api/events").json()
         assert page.get(f"/api/events?after={events[-1]['id']}").json() == []
 
