@@ -40,13 +40,13 @@ def crowd_kit(table: Whole) -> tuple[Whole, Floats]:
 
         items, annotators = np.nonzero(table >= 0)
         rows = pd.DataFrame({"task": items, "worker": annotators, "label": table[items, annotators]})
-        found = aggregation.DawidSkene(n_iter=300, tol=1e-9).fit(rows).probas_.sort_index()
+        found = aggregation.DawidSkene(n_iter=200, tol=1e-7).fit(rows).probas_.sort_index()
         return found.index.to_numpy(), found.reindex(columns=range(len(FREQUENCIES))).to_numpy()
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_posterior_is_that_of_crowd_kit(seed: int) -> None:
-    _, table = crowd(seed)
+    _, table = crowd(seed, items=200)
     items, expected = crowd_kit(table)
     found = dawid_skene(CrowdAnswers.from_table(table, len(FREQUENCIES))).posterior[items]
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
@@ -77,10 +77,16 @@ def test_who_answers_alone_is_trusted_as_stated_and_not_found_faultless() -> Non
 
 
 def test_newcomers_decide_by_majority_whatever_class_is_rare() -> None:
-    table = np.array([[3, 3, 0], [0, 0, 3], [1, -1, -1], [0, 0, 0], [0, 0, 0]])
-    options = DawidSkeneOptions(least_shared=10, prior_answers=2)
-    found = dawid_skene(CrowdAnswers.from_table(table, 4), options)
-    assert found.posterior.argmax(axis=1).tolist() == [3, 0, 1, 0, 0]
+    # Two people who are known, and agree that class 3 hardly ever occurs; and three newcomers.
+    known = np.zeros((20, 5), np.int64)
+    known[:, 2:] = -1
+    new = np.array([[-1, -1, 3, -1, -1], [-1, -1, 3, 3, 0], [-1, -1, 0, 0, 3]])
+    options = DawidSkeneOptions(least_shared=10, prior_answers=2, learns_from_single=False)
+    found = dawid_skene(CrowdAnswers.from_table(np.concatenate([known, new]), 4), options)
+    assert found.is_judged.tolist() == [True, True, False, False, False]
+    assert found.priors[3] < 0.1
+    assert found.posterior[20:].argmax(axis=1).tolist() == [3, 3, 0]
+    assert found.posterior[20, 3] == pytest.approx(0.9)
 
 
 def test_an_answer_of_no_weight_says_nothing_and_half_a_weight_says_less() -> None:
