@@ -34,6 +34,9 @@ from controller.learning.audit import AuditedArm, arms_of_next, choose_audited
 from controller.learning.patch_classifier import PatchClassifier, fit
 from controller.learning.worth import Answered
 
+#: So many questions of chance go to fields that judge before any goes elsewhere: fewer judge by luck.
+_JUDGES = 10
+_MINUTE_S = 60.0
 #: Members of the model: samples of what its weights may be.
 _MEMBERS = 20
 
@@ -126,9 +129,12 @@ class Selector:
         waiting = [r for r in requests if r.state == "open"]
         if len(waiting) >= self._plan.open_max:
             return False
-        minute = [r for r in requests if r.created_s > self._now() - 60]
-        asked_s = sum(r.predicted_cost_s or 0.0 for r in minute)
-        return not minute or asked_s < 60 * self._plan.attention
+        if self._plan.attention >= 1:
+            return True
+        recent = [a for a in self._store.answers() if a.created_s > self._now() - _MINUTE_S]
+        people = max(1, len({answer.annotator_id for answer in recent}))
+        spent_s = sum(a.elapsed_s for a in recent) + sum(r.predicted_cost_s or 0.0 for r in waiting)
+        return spent_s < _MINUTE_S * self._plan.attention * people
 
     def known(self) -> Known:
         """Return what has been answered about places, with a row for each sample."""
@@ -192,13 +198,14 @@ class Selector:
         features = self.pool.features(places)
         probabilities = model.probabilities(features, _MEMBERS)
         learned = ~known.is_held_out
+        crops = np.stack([place.photons for place in places])
         groups = {field: number for number, field in enumerate(sorted({p.fields[0] for p in places}))}
         return Candidates(
             features=features,
             probabilities=probabilities,
             hidden=model.hidden(features),
-            cost_s=self._costs(probabilities.mean(axis=0)),
-            foreground=_foreground(np.stack([place.photons for place in places])),
+            cost_s=self._costs(probabilities.mean(axis=0), crops.mean(axis=(1, 2))),
+            foreground=_foreground(crops),
             groups=np.array([groups[place.fields[0]] for place in places], np.int64),
             labelled_features=known.features[learned],
             labelled_classes=known.targets[learned].argmax(axis=1).astype(np.int64),
@@ -208,7 +215,7 @@ class Selector:
         self, places: list[Place], known: Known, model: PatchClassifier, rng: np.random.Generator
     ) -> list[Request]:
         plan = self._plan
-        split = [self._split(place) for place in places]
+        split = [self.split_of(place) for place in places]
         free = [n for n, found in enumerate(split) if found is not None]
         places, may_learn = [places[n] for n in free], np.array([split[n] == "train" for n in free])
         if not places:
@@ -217,7 +224,14 @@ class Selector:
         arms = arms_of_next(plan.batch, asked=len(self._arms), audited=audited, fraction=plan.audit_fraction)
         candidates = self.candidates(places, known, model)
         # Chance asks everywhere, a strategy only where models learn: they are judged without its taste.
-        chosen = choose_audited(self._strategy, candidates, arms, rng, open_to_strategy=may_learn)
+        chosen = choose_audited(
+            self._strategy,
+            candidates,
+            arms,
+            rng,
+            open_to_strategy=may_learn,
+            open_to_chance=self._pools_of_chance(may_learn, arms.count("random_audit")),
+        )
         names = [NOTHING_HERE, *plan.classes]
         taken_for = candidates.mean.argmax(axis=1)
         asked = [
@@ -238,6 +252,15 @@ class Selector:
         self._arms += chosen.arms
         self._batches += 1
         return asked
+
+    def _pools_of_chance(self, may_learn: NDArray[np.bool_], count: int) -> list[NDArray[np.bool_]]:
+        """Return where chance asks: first in fields that judge, later by turns there and elsewhere.
+
+        Elsewhere are the answers that those of the strategy are compared with.
+        """
+        before = self._arms.count("random_audit")
+        is_to_judge = [n < _JUDGES or n % 2 == 0 for n in range(before, before + count)]
+        return [~may_learn if judges else may_learn for judges in is_to_judge]
 
     def _request(self, place: Place, **fields: Any) -> Request:
         plan = self._plan
@@ -264,7 +287,7 @@ class Selector:
             if (place.sample.session, place.sample.uri, place.sample.roi.y, place.sample.roi.x) not in asked
         ]
 
-    def _split(self, place: Place) -> Split | None:
+    def split_of(self, place: Place) -> Split | None:
         """Return whether a place is learned from or judged by; ``None`` if it reaches into both."""
         found = {self._split_of(place.sample.session, field) for field in place.fields}
         return found.pop() if len(found) == 1 else None
@@ -312,20 +335,40 @@ class Selector:
         side = self._plan.crop_px
         return self.pool.encode(np.stack(crops) if crops else np.zeros((0, side, side), np.float32))
 
-    def _costs(self, mean: Floats) -> Floats:
-        """Return the seconds that an answer is predicted to take, by what a place is taken for."""
-        names, count = [NOTHING_HERE, *self._plan.classes], 1 + len(self._plan.classes)
-        timed = []
-        for answer in self._store.answers():
-            told = told_classes(answer.reply)
-            if len(answer.sample_ids) == 1 and told and answer.elapsed_s > 0:
-                task = AnswerTask(kind=answer.kind, classes=count, predicted_class=told[0])
-                timed.append(TimedAnswer(task=task, answer_s=answer.elapsed_s))
+    def _costs(self, mean: Floats, photons: Floats) -> Floats:
+        """Return the seconds that an answer is predicted to take, by what a place is taken for and its light.
+
+        Parameters
+        ----------
+        mean
+            Probability of each class, shape ``(n, classes)``.
+        photons
+            Mean of each place, shape ``(n,)``.
+        """
+        names = [NOTHING_HERE, *self._plan.classes]
+        kind = self._plan.kind
+        timed = [
+            TimedAnswer(
+                task=AnswerTask(
+                    kind=answer.kind,
+                    classes=len(names),
+                    predicted_class=told[0],
+                    photons=float(self._crops[answer.sample_ids[0]].mean()),
+                ),
+                answer_s=answer.elapsed_s,
+            )
+            for answer in self._store.answers()
+            if (told := told_classes(answer.reply)) and answer.sample_ids[0] in self._crops
+        ]
         model = CostModel.fit(timed)
-        each = model.predict_many(
-            AnswerTask(kind=self._plan.kind, classes=count, predicted_class=name) for name in names
-        )
-        return np.asarray(mean @ each, np.float32)
+        each = [
+            model.predict_many(
+                AnswerTask(kind=kind, classes=len(names), predicted_class=name, photons=float(light))
+                for light in photons
+            )
+            for name in names
+        ]
+        return np.asarray((mean * np.stack(each, axis=1)).sum(axis=1), np.float32)
 
 
 def _foreground(crops: Floats) -> Floats:

@@ -49,6 +49,8 @@ _STEPS_MIN, _STEPS_MAX, _RATE_STEPS = 20, 4000, 4
 WORKER = "trainer"
 #: Looks that are skipped after failures, at most, and seconds between two signs of life that say the same.
 _LONGEST_WAIT, _BEAT_S = 60, 5.0
+#: What is judged is always weighed alike, whatever was learned from.
+_JUDGED_BY = TrainingOptions().loss
 State = Literal["working", "idle", "failed", "stopped"]
 
 
@@ -204,14 +206,14 @@ class LabelTrainer:
         done = train(first, tuned, start, options, rng, report=self._report(options.steps))
         self._beat("working", f"judging by {len(material.judges)} samples")
         shown = [example_of(image, scale.network) for _, image in judges]
-        before, after = (judged(one, shown, options.loss) for one in (start, done.weights))
+        before, after = (judged(one, shown, _JUDGED_BY) for one in (start, done.weights))
         may_publish, told = verdict(before, after)
         if done.weights.sha256 == start.sha256:
             may_publish, told = False, "training found nothing better than what there was"
         metrics = {
             **after.metrics(),
             **before.metrics("_before"),
-            **self._old_domain(start, done.weights, options),
+            **self._old_domain(start, done.weights),
             "steps": float(options.steps),
             "training_s": self._cpu_s() - began_s,
             "oversampling": options.imbalance.oversampling,
@@ -264,10 +266,14 @@ class LabelTrainer:
         self, items: Sequence[Item], learned: Sequence[tuple[str, LabelledImage]], start: Weights, name: str
     ) -> TrainingOptions:
         is_tagged_only = all(a.kind in {"tag", "grades"} for item in items for a in item.annotations)
+        whole = TrainingOptions().loss
+        # Nobody said where anything is. "Nothing here" alone would teach that there are objects nowhere.
+        what_only = whole.replace(weights=whole.weights.replace(areas=0.0, centres=0.0, distances=0.0))
         options = TrainingOptions(
             steps=self.beginning.steps or _STEPS_MIN,
             checkpoints=4,
             learns="classes" if is_tagged_only else "all",
+            loss=what_only if is_tagged_only else whole,
             imbalance=Imbalance(oversampling=0.5 if _rare_classes(items) else 0.0),
         )
         if self.beginning.steps is not None:
@@ -283,12 +289,12 @@ class LabelTrainer:
     def _report(self, steps: int) -> Callable[[Checkpoint], None]:
         return lambda checkpoint: self._beat("working", f"trained {checkpoint.step} of {steps} steps")
 
-    def _old_domain(self, start: Weights, new: Weights, options: TrainingOptions) -> dict[str, float]:
+    def _old_domain(self, start: Weights, new: Weights) -> dict[str, float]:
         """Return the loss on what the session's own weights were judged by, before and after."""
         if not self.beginning.old_domain:
             return {}
         examples = [example_of(image, options_of(start.card)) for image in self.beginning.old_domain]
-        before, after = (judged(one, examples, options.loss).loss for one in (start, new))
+        before, after = (judged(one, examples, _JUDGED_BY).loss for one in (start, new))
         return {"old_domain_loss_before": before, "old_domain_loss": after}
 
     def _publish(self, weights: Weights, record: ModelRecord) -> None:

@@ -85,6 +85,11 @@ class Database:
         """Let go of the database."""
         self._engine.dispose()
 
+    @property
+    def is_postgresql(self) -> bool:
+        """Tell whether it is a lab's PostgreSQL, not a file."""
+        return self._engine.dialect.name == "postgresql"
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Read in one transaction: what others write meanwhile is not seen."""
@@ -103,7 +108,7 @@ class Database:
     @contextmanager
     def _transaction(self, *, writes: bool) -> Iterator[Connection]:
         options: dict[str, Any] = {"writes": writes}
-        if self._engine.dialect.name == "postgresql" and not writes:
+        if self.is_postgresql and not writes:
             options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         try:
             with self._engine.connect().execution_options(**options) as connection, connection.begin():
@@ -132,7 +137,7 @@ class Database:
             )
 
     def _refuse_other_encodings(self, connection: Connection) -> None:
-        if connection.dialect.name != "postgresql":
+        if not self.is_postgresql:
             return
         encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
         if encoding != "UTF8":

@@ -17,6 +17,7 @@ from controller.labels.records import (
     ModelRecord,
     Snapshot,
     WorkerRecord,
+    as_key,
     checked_name,
 )
 
@@ -71,7 +72,7 @@ class DerivedRecords:
         """Return a snapshot; ``KeyError`` if there is none of that name."""
         table = tables.snapshot
         with self.database.reading() as connection:
-            row = connection.execute(select(table).where(table.c.sha256 == sha256)).one_or_none()
+            row = connection.execute(select(table).where(table.c.sha256 == as_key(sha256))).one_or_none()
         if row is None:
             raise KeyError(f"there is no snapshot {sha256}")
         return Snapshot(sha256=row.sha256, created_s=row.created_s, content=json.loads(row.content))

@@ -21,10 +21,11 @@ from controller.labels.records import (
     Reply,
     Request,
     Submission,
+    as_key,
     check_reply,
     told_classes,
 )
-from controller.labels.store import LabelStore, as_key, request_of, sample_in, schema_in
+from controller.labels.store import LabelStore, request_of, sample_in, schema_in
 from controller.learning.annotations import ImageAnnotations
 
 #: A dead tab gives its question back after this; a living one renews its lease.
@@ -194,13 +195,9 @@ class LabelQueue:
         return record
 
     def take_in(self, annotator: Annotator, record: AnswerRecord) -> AnswerRecord:
-        """Take in an answer that nobody was asked for here, from an import; see :meth:`take_in_all`."""
-        return self.take_in_all(annotator, [record])[0]
+        """Take in an answer that nobody was asked for here, from an import.
 
-    def take_in_all(self, annotator: Annotator, records: Sequence[AnswerRecord]) -> list[AnswerRecord]:
-        """Take in the answers of one person from an import, all or none.
-
-        The same key again is the same answer: what was stored then is returned.
+        The same ``key`` again returns what was stored then.
 
         Raises
         ------
@@ -209,20 +206,18 @@ class LabelQueue:
         KeyError
             If there is no such schema or sample.
         ValueError
-            If an answer is somebody else's, or does not fit its sample.
+            If the answer is somebody else's, or does not fit its sample.
         """
         self._must_answer(annotator)
-        taken = []
+        if record.annotator_id != annotator.id:
+            raise ValueError(f"answer {record.key!r} is somebody else's; {annotator.name!r} sent it")
         with self.store.database.writing() as connection:
-            for record in records:
-                if record.annotator_id != annotator.id:
-                    raise ValueError(f"answer {record.key!r} is not one of {annotator.name!r}")
-                found = _stored(connection, annotator, record.key)
-                if found is None:
-                    found = record.replace(is_kept=True)
-                    _check_import(connection, found)
-                    _insert(connection, found, assignment_id=None, revision=None)
-                taken.append(found)
+            earlier = _stored(connection, annotator, record.key)
+            if earlier is not None:
+                return earlier
+            _check_import(connection, record)
+            taken = record.replace(is_kept=True)
+            _insert(connection, taken, assignment_id=None, revision=None)
         return taken
 
     def _must_answer(self, annotator: Annotator) -> None:

@@ -51,6 +51,14 @@ def checked_text(text: str) -> str:
     return text
 
 
+def as_key(text: str) -> str:
+    """Return a text to look for; one that cannot be stored is nowhere, and would make the database fail."""
+    try:
+        return checked_text(text)
+    except ValueError:
+        return ""
+
+
 def _writable(content: dict[str, JsonValue]) -> dict[str, JsonValue]:
     # pydantic would write a replacement for half a character in a key, and two keys could become one.
     json.dumps(content, ensure_ascii=False, allow_nan=False).encode()

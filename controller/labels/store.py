@@ -32,8 +32,8 @@ from controller.labels.records import (
     Sample,
     SchemaRecord,
     Split,
+    as_key,
     checked_name,
-    checked_text,
 )
 from controller.learning.annotations import LabelSchema
 
@@ -394,14 +394,6 @@ def schema_in(connection: Connection, schema_id: str) -> LabelSchema:
 
 def _sample(row: Any) -> Sample:
     return Sample(**dict(NewSample.model_validate_json(row.content)), id=row.id, created_s=row.created_s)
-
-
-def as_key(text: str) -> str:
-    """Return a text to look for; one that cannot be stored is nowhere, and would make the database fail."""
-    try:
-        return checked_text(text)
-    except ValueError:
-        return ""
 
 
 def _must_be_there(connection: Connection, table: Table, what: str, ids: set[str]) -> None:

@@ -81,13 +81,22 @@ def choose_audited(
     rng: np.random.Generator,
     *,
     open_to_strategy: NDArray[np.bool_] | None = None,
+    open_to_chance: Sequence[NDArray[np.bool_]] = (),
 ) -> AuditedChoice:
     """Return what to ask about, by chance where ``arms`` says so and by the strategy elsewhere.
 
-    Chance draws first, from all candidates alike; the strategy chooses among the rest, of those that are
-    ``open_to_strategy``, shape ``(n,)``, if that is given. Where there are too few, some arms get less.
+    Chance draws first, from all candidates alike; the strategy chooses among the rest. Where there are too
+    few, some arms get less.
+
+    Parameters
+    ----------
+    open_to_strategy
+        What the strategy may choose, shape ``(n,)``; without it everything.
+    open_to_chance
+        For the first, the second, … question by chance, what it may be; without one, or where nothing of
+        that is left, everything.
     """
-    drawn = rng.permutation(len(candidates))[: arms.count("random_audit")].tolist()
+    drawn = _drawn(len(candidates), arms.count("random_audit"), open_to_chance, rng)
     is_left = np.ones(len(candidates), np.bool_) if open_to_strategy is None else open_to_strategy.copy()
     is_left[drawn] = False
     rest = np.flatnonzero(is_left)
@@ -103,6 +112,19 @@ def choose_audited(
         tuple(score for _, score in picks),
         tuple(chance if arm == "random_audit" else chosen.reason for arm in arms),
     )
+
+
+def _drawn(
+    candidates: int, count: int, pools: Sequence[NDArray[np.bool_]], rng: np.random.Generator
+) -> list[int]:
+    """Return so many different candidates by chance, the first of the first pool, and so on."""
+    order = rng.permutation(candidates).tolist()
+    drawn: list[int] = []
+    for turn in range(min(count, candidates)):
+        left = [n for n in order if n not in drawn]
+        wanted = [n for n in left if pools[turn][n]] if turn < len(pools) else left
+        drawn.append((wanted or left)[0])
+    return drawn
 
 
 def _without_what_there_is_none_of(

@@ -3,7 +3,11 @@
 In a photograph, colour, size and sharpness are accidents, and a network should learn not to heed them. In
 a micrograph they are the measurement: the number of photons is how much dye there is, the size in pixels is
 a length, and the finest detail is what the instrument was bought for. So there is no step here that changes
-contrast, gamma or the ratio of channels, and those that could do harm refuse images that they would harm.
+the ratio of channels, and those that could do harm refuse images that they would harm.
+
+Three tricks that are common in photographs are refused as such: :class:`Rescale` where all pixels have one
+size, :class:`Blur` beyond the point spread function, and :class:`Contrast` of single images. Who knows better
+says why in ``override``, in a sentence; it is kept with the options, in the card of the model.
 
 What keeps an image true is what the microscope could have written down: the same sample mirrored or turned
 (:class:`Flip`, :class:`Rotate90`), or scanned with less light (:class:`IntensityScale`). That is the
@@ -19,7 +23,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from scipy import ndimage
 
 from controller.core.errors import StedfastError
@@ -65,6 +69,15 @@ class Sample:
         """Return the sample with ``change`` (array to array) applied to the image and to all labels."""
         labels = {name: np.ascontiguousarray(change(labels)) for name, labels in self.labels.items()}
         return replace(self, image=np.ascontiguousarray(change(self.image)), labels=labels)
+
+
+#: Why something that is refused is right here, for whoever reads the model's card.
+Written = Annotated[str, Field(min_length=20, max_length=500)]
+
+
+def _refuse_unless_written(override: str | None, reason: str) -> None:
+    if override is None:
+        raise ValueError(f"{reason}; leave it out, or say in override why it is right here")
 
 
 class Flip(Settings):
@@ -169,16 +182,16 @@ class Rescale(Settings):
     pixel_size_varies: bool
     finest: Positive = 1.0
     coarsest: Positive = 1.5
-
-    @field_validator("pixel_size_varies")
-    @classmethod
-    def _does_vary(cls, varies: bool) -> bool:
-        if not varies:
-            raise ValueError("pixel_size_varies must be true; where the pixel size is constant, leave it out")
-        return varies
+    override: Written | None = None
 
     @model_validator(mode="after")
     def _is_a_range(self) -> Self:
+        if not self.pixel_size_varies:
+            _refuse_unless_written(
+                self.override,
+                "rescale: pixel_size_varies must be true; where all pixels have one size, "
+                "the size of a thing in pixels is a measurement",
+            )
         if not self.finest <= self.coarsest:
             raise ValueError(f"finest={self.finest:g} must not be above coarsest={self.coarsest:g}")
         return self
@@ -214,10 +227,26 @@ class Blur(Settings):
     seen it blurred learns that it does not matter. And a blurred count is no count: its noise is correlated
     and too small, which no detector writes down. It is here for one purpose: expected images of an
     instrument whose focus is known to drift. Let an :class:`IntensityScale` follow, which draws the counts.
+
+    ``psf_sigma_px`` is the standard deviation of the point spread function. A blur beyond it, or beyond one
+    that nobody knows, wipes out what the instrument resolves: it needs an ``override``.
     """
 
     kind: Literal["blur"] = "blur"
     largest_sigma_px: Positive
+    psf_sigma_px: Positive | None = None
+    override: Written | None = None
+
+    @model_validator(mode="after")
+    def _stays_within_the_psf(self) -> Self:
+        if self.psf_sigma_px is None or self.largest_sigma_px > self.psf_sigma_px:
+            psf = "an unknown one" if self.psf_sigma_px is None else f"psf_sigma_px={self.psf_sigma_px:g}"
+            _refuse_unless_written(
+                self.override,
+                f"blur: largest_sigma_px={self.largest_sigma_px:g} is beyond the point spread function "
+                f"({psf}): it wipes out the detail that the image was taken for",
+            )
+        return self
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         """Return the sample with its expected image blurred by up to ``largest_sigma_px``.
@@ -238,7 +267,44 @@ class Blur(Settings):
         return replace(sample, image=image.astype(_float_type(sample.image.dtype)))
 
 
-Step = Annotated[Flip | Rotate90 | IntensityScale | Rescale | Blur, Field(discriminator="kind")]
+class Contrast(Settings):
+    """Change the contrast of each image by itself. Refused: the number of photons is the measurement.
+
+    With an ``override`` it does what it says: ``gain`` multiplies by a factor between ``1 / most`` and
+    ``most``, ``gamma`` raises to such a power with the largest value kept, both drawn uniformly on a
+    logarithmic scale, and ``min max`` spreads each channel from 0 to 1. What comes out are no counts.
+    """
+
+    kind: Literal["contrast"] = "contrast"
+    how: Literal["gain", "gamma", "min max"]
+    most: Annotated[float, Field(ge=1, le=100)] = 1.5
+    override: Written | None = None
+
+    @model_validator(mode="after")
+    def _is_refused(self) -> Self:
+        _refuse_unless_written(
+            self.override,
+            f"contrast ({self.how}) of single images: brightness is how much dye there is, and its ratio "
+            f"to the noise is how sure that is; for less light there is intensity_scale",
+        )
+        return self
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """Return the sample with an image of numbers that are no counts."""
+        image = _expected(sample.image)
+        draw = float(np.exp(rng.uniform(-1, 1) * np.log(self.most)))
+        if self.how == "gain":
+            image = image * draw
+        elif self.how == "gamma":
+            top = image.max() or 1.0
+            image = top * (image / top) ** draw
+        else:
+            low, high = (getattr(image, name)(axis=(-2, -1), keepdims=True) for name in ("min", "max"))
+            image = (image - low) / np.where(high > low, high - low, 1.0)
+        return replace(sample, image=image.astype(_float_type(sample.image.dtype)))
+
+
+Step = Annotated[Flip | Rotate90 | IntensityScale | Rescale | Blur | Contrast, Field(discriminator="kind")]
 
 
 class Augmentation(Settings):

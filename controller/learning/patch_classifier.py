@@ -25,6 +25,9 @@ Floats = NDArray[np.float32]
 #: Into the hidden units, their biases, out of them, the biases of the classes.
 Layers = tuple[Floats, Floats, Floats, Floats]
 
+#: How many answers of ordinary features are assumed, for the scale of features.
+_SCALE_ANSWERS = 5
+
 
 class ClassifierOptions(Settings):
     """The size of the classifier, and how it learns."""
@@ -124,7 +127,7 @@ def fit(
     Parameters
     ----------
     features
-        Of the crops that were answered, shape ``(n, features)``, of spread about 1.
+        Of the crops that were answered, shape ``(n, features)``, best of a spread about 1.
     targets
         How much of each class the answers said, shape ``(n, classes)``, ≥ 0, each row with a sum of 1.
     weights
@@ -141,10 +144,30 @@ def fit(
     features, targets, weights = _checked(features, targets, weights)
     layers = _fresh(features.shape[1], options.hidden, targets.shape[1], rng)
     importance = _importance(targets, weights, options.balance)
+    middle, spread = _scale(features)
     if importance.sum() > 0:
         smoothed = (1 - options.smoothing) * targets + options.smoothing / targets.shape[1]
-        layers = _learned(layers, _Answers(features, smoothed, importance), options, rng)
-    return PatchClassifier(*layers, options.dropout, int(rng.integers(2**63)))
+        answers = _Answers((features - middle) / spread, smoothed, importance)
+        layers = _learned(layers, answers, options, rng)
+    into, into_bias, out, out_bias = layers
+    # The scale becomes part of the first layer, so that nobody has to remember it.
+    into = into / spread[:, None]
+    seed = int(rng.integers(2**63))
+    return PatchClassifier(into, into_bias - middle @ into, out, out_bias, options.dropout, seed)
+
+
+def _scale(features: Floats) -> tuple[Floats, Floats]:
+    """Return the middle and the spread of each feature, as if five more answers had 0 and 1.
+
+    An encoder that learned from brighter images makes all of today's look alike; but of two answers nobody
+    knows the spread.
+    """
+    count = len(features)
+    share = count / (count + _SCALE_ANSWERS)
+    middle = share * features.mean(axis=0) if count else np.zeros(features.shape[1], np.float32)
+    square = share * ((features - middle) ** 2).mean(axis=0) if count else np.zeros_like(middle)
+    spread = np.sqrt(square + (1 - share))
+    return np.asarray(middle, np.float32), np.asarray(spread, np.float32)
 
 
 def _fresh(features: int, hidden: int, classes: int, rng: np.random.Generator) -> Layers:

@@ -60,7 +60,7 @@ class PatchEncoderOptions(Settings):
 
     @property
     def features(self) -> int:
-        """Return how many numbers describe a crop: the mean and the most of each channel."""
+        """Return how many numbers describe a crop: the mean and the spread of each channel."""
         return 2 * self.deep
 
 
@@ -69,8 +69,8 @@ class PretrainingOptions(Settings):
 
     batch: Annotated[int, Field(ge=2, le=4096)] = 96
     """Crops a step; each is told from all others of its step."""
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-3
-    temperature: Positive = 0.2
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 5e-3
+    temperature: Positive = 0.1
     """Small: the most similar of the others count most."""
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     """Processor cores. The last bits of the weights depend on it."""
@@ -288,8 +288,11 @@ def _pooled(network: Any, inputs: Tensor) -> Floats:
 
 
 def _pool(maps: Tensor) -> Tensor:
-    """Return the mean and the most of each channel over the crop, shape ``(n, 2 · channels)``."""
-    return torch.cat([maps.mean(dim=(2, 3)), maps.amax(dim=(2, 3))], dim=1)
+    """Return the mean and the spread of each channel over the crop, shape ``(n, 2 · channels)``.
+
+    A texture, such as stripes, has no mean of its own; its spread is its strength.
+    """
+    return torch.cat([maps.mean(dim=(2, 3)), maps.std(dim=(2, 3))], dim=1)
 
 
 def _inputs(crops: NDArray[Any], options: PatchEncoderOptions) -> Tensor:

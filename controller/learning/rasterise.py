@@ -110,7 +110,8 @@ class Target:
     clicks
         int16: class of a click, on its pixel alone; -1 elsewhere.
     centres, centre_weights
-        float32: a heat-map with a Gaussian of height 1 at each centre, and 0 where that is unknown.
+        float32: a heat-map with a Gaussian of height 1 at each centre, and the weight of whoever tells of
+        it, 0 where it is unknown.
     vouched
         bool: within the coverage of some annotation.
     box_ids, box_classes, box_weights
@@ -184,7 +185,8 @@ class _Canvas:
         self.clicks = np.full(shape, UNLABELLED, np.int16)
         self.open_ended = np.zeros(shape, np.bool_)  # on an object of unknown extent
         self.boxes: list[tuple[Window, int, float]] = []
-        self.points: list[PointYX] = []
+        self.points: list[tuple[PointYX, float]] = []
+        self.vouched_weights = np.zeros(shape, np.float32)
         self.objects = 0
 
     def draw(self, annotation: Annotation) -> None:
@@ -253,7 +255,7 @@ class _Canvas:
             self._mark(window, mask, annotation.class_name, Source.POINT, annotation.weight)
             self.clicks[row, column] = label
             if label > 0:
-                self.points.append((float(row), float(column)))
+                self.points.append(((float(row), float(column)), annotation.weight))
 
     def finished(self) -> Target:
         """Return the target: coverage comes last, because every mark counts more than it."""
@@ -293,6 +295,7 @@ class _Canvas:
         for (source, *edges), weight in sorted(self._coverages().items()):
             window = slice(*edges[:2]), slice(*edges[2:])
             vouched[window] = True
+            self.vouched_weights[window] = np.maximum(self.vouched_weights[window], weight)
             empty = ~taken[window]
             self.classes[window][empty] = 0
             sources = self.sources[window]
@@ -339,31 +342,33 @@ class _Canvas:
         return ids, classes, weights
 
     def _centres(self, vouched: Mask) -> tuple[Plane, Plane]:
-        """Return the heat-map of centres and where it is known.
+        """Return the heat-map of centres and what it counts: nothing where it is not known.
 
         A click is the centre of its object, unless it lies in one whose outline is known; the middle of
         a box is one, unless somebody marked a centre in it.
         """
         sigma = self.options.centre_sigma_px
-        middles = list(_centroids(self.instances))
-        middles += [p for p in self.points if self.instances[int(p[0]), int(p[1])] == 0]
+        middles = [(p, float(self.weights[self.instances == n].max())) for n, p in _centroids(self.instances)]
+        middles += [(p, w) for p, w in self.points if self.instances[int(p[0]), int(p[1])] == 0]
         marked = np.zeros(self.shape, np.bool_)
-        for place in middles:
+        for place, _ in middles:
             marked[nearest_pixel(place, self.shape)] = True
-        for window, _, _ in self.boxes:
+        for window, _, weight in self.boxes:
             if not marked[window].any():
                 rows, columns = window
-                middles.append(((rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2))
+                place = (rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2
+                middles.append((place, weight))
         heat = np.zeros(self.shape, np.float32)
         known = vouched | (self.classes == 0) | (self.instances > 0)
-        for y, x in middles:
+        weights = np.where(known, np.maximum(self.weights, self.vouched_weights), 0).astype(np.float32)
+        for (y, x), weight in middles:
             window, near = disc((y, x), 3 * sigma, self.shape)
             row, column = np.ogrid[window]
             spot = np.exp(-0.5 * ((row - y) ** 2 + (column - x) ** 2) / sigma**2)
             heat[window] = np.maximum(heat[window], np.where(near, spot, 0))
-            known[window] |= near
-        known &= self.sources != Source.EXCLUDED
-        return heat, known.astype(np.float32)
+            weights[window] = np.maximum(weights[window], np.where(near, weight, 0))
+        weights[self.sources == Source.EXCLUDED] = 0
+        return heat, weights
 
     def _tags(self) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         """Return what is present and absent; annotations that disagree leave a class unknown."""
@@ -399,8 +404,8 @@ def _source_of_coverage(annotation: Annotation) -> Source:
             return Source.AREA
 
 
-def _centroids(instances: Plane) -> Iterator[PointYX]:
-    """Return the centre of mass of each whole object."""
+def _centroids(instances: Plane) -> Iterator[tuple[int, PointYX]]:
+    """Return the number and the centre of mass of each whole object."""
     for number, part in objects_of(instances):
         rows, columns = np.nonzero(instances[part] == number)
-        yield float(rows.mean() + part[0].start), float(columns.mean() + part[1].start)
+        yield number, (float(rows.mean() + part[0].start), float(columns.mean() + part[1].start))

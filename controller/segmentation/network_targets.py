@@ -22,6 +22,11 @@ UNLABELLED = -1
 _BUMP, _SMALLEST_BUMP = 0.12, 0.8
 
 
+#: Of an object's size: how far about a click its pixels surely belong to it, and how far they reach at most.
+#: From 20 samples with clicks, a single pixel each taught where objects are worse than no training did.
+_CORE, _REACH = 0.25, 1.5
+
+
 def bump_sigma_px(object_px: float) -> float:
     """Return the standard deviation of the bump that marks a centre, in pixels."""
     return max(_SMALLEST_BUMP, _BUMP * object_px)
@@ -70,7 +75,11 @@ def target_of_annotations(annotations: ImageAnnotations, options: NetworkOptions
     wanted, found = options.classes[1:], annotations.label_schema.classes
     if wanted != found:
         raise ValueError(f"the labels have classes {list(found)}, the network has {list(wanted)}")
-    raster = RasterOptions(centre_sigma_px=bump_sigma_px(options.object_px))
+    raster = RasterOptions(
+        core_px=_CORE * options.object_px,
+        reach_px=_REACH * options.object_px,
+        centre_sigma_px=bump_sigma_px(options.object_px),
+    )
     target = rasterise(annotations, raster)
     return replace(target, distances=relative_depth(target.instances))
 

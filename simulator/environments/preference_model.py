@@ -14,16 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
 
+from controller.core.choosing import fit_weights
 from controller.core.errors import ConfigurationError
 from controller.core.settings import NonNegative, Settings
 from simulator.environments.rewards import OBJECTIVES
 
 Vector = NDArray[np.float64]
 
-# Of Newton's method; the function is strictly concave, and so smooth that ten steps are usual.
-_STEPS_MAX = 100
-_HALVINGS_MAX = 40
-_TOLERANCE = 1e-9
 #: Weight of the prior that all objectives are worth nothing. It keeps choices without any
 #: contradiction from asking for infinite weights.
 _RIDGE = 1e-2
@@ -108,34 +105,13 @@ def fitted(preferred: Vector, others: Vector) -> PreferenceModel:
     -----
     R. A. Bradley and M. E. Terry, Biometrika 39, 324 (1952).
     """
-    better = np.asarray(preferred, np.float64) - np.asarray(others, np.float64)
-    if not np.abs(better).max(initial=0.0) > 0:
+    pairs = np.stack([preferred, others], axis=1).astype(np.float64)
+    if not np.ptp(pairs, axis=1).max(initial=0.0) > 0:
         raise ConfigurationError("no comparison tells what is preferred: the two scans of each score alike")
-    weights = np.zeros(better.shape[1])
-    for _ in range(_STEPS_MAX):
-        # 1 - probability of the choice that was made: how surprising each still is.
-        surprise = np.exp(-np.logaddexp(0.0, better @ weights))
-        slope = better.T @ surprise - _RIDGE * weights
-        curvature = (better.T * (surprise * (1 - surprise))) @ better + _RIDGE * np.eye(len(weights))
-        step = np.linalg.solve(curvature, slope)
-        weights = _climbed(better, weights, step)
-        if np.abs(step).max() <= _TOLERANCE * (1 + np.abs(weights).max()):
-            break
+    count = len(pairs)
+    weights = fit_weights(
+        pairs, np.ones((count, 2), np.bool_), np.zeros(count, np.intp), np.ones(count), _RIDGE
+    )
     if not np.abs(weights).sum() > 0:
         raise ConfigurationError("the comparisons contradict each other: nothing is preferred on the whole")
     return PreferenceModel(weights)
-
-
-def _climbed(better: Vector, weights: Vector, step: Vector) -> Vector:
-    """Return the weights after a step that is halved until it leads up."""
-    now = _likelihood(better, weights)
-    for _ in range(_HALVINGS_MAX):
-        if _likelihood(better, weights + step) >= now:
-            return np.asarray(weights + step)
-        step = step / 2
-    return weights
-
-
-def _likelihood(better: Vector, weights: Vector) -> float:
-    """Return the logarithm of the probability of all choices, and of the weights before them."""
-    return float(-np.logaddexp(0.0, -better @ weights).sum() - _RIDGE / 2 * weights @ weights)

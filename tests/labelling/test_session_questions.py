@@ -10,7 +10,6 @@ from controller.core.decision import AskLabel, ImageOption, Question
 from controller.core.settings import Region
 from controller.labelling.session_questions import SessionQuestions, roi_of
 from controller.labels.store import LabelStore
-from controller.recording.documents import CycleDocument
 from controller.recording.reader import SessionReader
 
 
@@ -23,7 +22,7 @@ def asking(reader: SessionReader, *questions: Question) -> SessionReader:
         for n, question in enumerate(questions)
     ]
     found = SessionReader(reader.folder, reader.documents)
-    found.cycles = [*reader.cycles, *(c for c in cycles if isinstance(c, CycleDocument))]
+    found.cycles = [*reader.cycles, *cycles]
     return found
 
 

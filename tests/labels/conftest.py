@@ -21,6 +21,7 @@ from tests.labels.support import Place, Watch
 
 #: Speed, not safety: the data lives as long as the tests.
 _SETTINGS = {
+    "autovacuum": "off",
     "fsync": "off",
     "full_page_writes": "off",
     "listen_addresses": "",
@@ -59,7 +60,20 @@ def postgresql_folder() -> Iterator[Path]:
         shutil.chown(folder, user)
     try:
         subprocess.run(
-            [initdb, "-D", folder / "data", "-U", "lab", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"],
+            [
+                initdb,
+                "-D",
+                folder / "data",
+                "-U",
+                "lab",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--no-locale",
+                "--wal-segsize=1",
+                "-N",
+            ],
             check=True,
             capture_output=True,
             cwd=folder,

@@ -8,7 +8,18 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from controller.labels.records import Annotator, Lease, NewRequest, NewSample, Reply, Request, Roi, Submission
+from controller.labels.records import (
+    Annotator,
+    AnswerRecord,
+    Display,
+    Lease,
+    NewRequest,
+    NewSample,
+    Reply,
+    Request,
+    Roi,
+    Submission,
+)
 from controller.labels.store import LabelStore
 from controller.learning.annotations import LabelSchema, TagAnnotation
 
@@ -63,6 +74,30 @@ def submission(lease: Lease, key: str = "first", reply: Reply = RING, **changes:
     """Return an answer to a leased question."""
     fields: dict[str, Any] = {"key": key, "lease_id": lease.id, "reply": reply, "elapsed_s": 1.5}
     return Submission(**fields | changes)
+
+
+def imported(person: Annotator, request: NewRequest, key: str, **changes: Any) -> AnswerRecord:
+    """Return an answer about a question's sample as it comes from an import."""
+    fields: dict[str, Any] = {
+        "id": key,
+        "key": key,
+        "request_id": None,
+        "sample_ids": (request.items[0].sample_id,),
+        "annotator_id": person.id,
+        "schema_id": request.schema_id,
+        "kind": "tag",
+        "reply": RING,
+        "arm": "import",
+        "elapsed_s": 0.0,
+        "idle_s": 0.0,
+        "display": Display(),
+        "prefill_sha256": None,
+        "client": "test",
+        "revises": None,
+        "is_kept": True,
+        "created_s": 5.0,
+    }
+    return AnswerRecord(**fields | changes)
 
 
 def claimed(lease: Lease | None) -> Lease:

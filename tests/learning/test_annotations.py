@@ -13,6 +13,7 @@ from controller.learning.annotations import (
     NOTHING_HERE,
     Annotation,
     BoxAnnotation,
+    GradesAnnotation,
     ImageAnnotations,
     LabelSchema,
     MaskAnnotation,
@@ -55,6 +56,7 @@ def points(*places: tuple[float, float], name: str = "ring", **fields: Any) -> P
 
 ONE_OF_EACH: list[Annotation] = [
     TagAnnotation(present=("ring",), absent=("fibre",)),
+    GradesAnnotation(grades={"ring": 0.75}, ambiguous=("fibre",)),
     points((2, 3), (4.2, 5)),
     ScribbleAnnotation(class_name="fibre", vertices_yx=((9, 1), (9, 12)), width_px=2.0),
     box(1, 1, 4, 5),
@@ -366,3 +368,73 @@ def test_annotations_load_no_learning_library() -> None:
 
     code = "import sys, controller.learning.rasterise; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("grades", "tags", "weights"),
+    [
+        ({"ring": 1.0, "fibre": 0.0}, [-1, 1, 0], [0, 1, 1]),
+        ({"ring": 0.75}, [-1, 1, -1], [0, 0.5, 0]),
+        ({"fibre": 0.1}, [-1, -1, 0], [0, 0, 0.8]),
+        ({"ring": 0.5, "fibre": 0.5}, [-1, -1, -1], [0, 0, 0]),
+    ],
+)
+def test_a_grade_says_the_more_the_further_it_is_from_half(
+    grades: dict[str, float], tags: list[int], weights: list[float]
+) -> None:
+    target = drawn(GradesAnnotation(grades=grades))
+    assert target.tags.tolist() == tags
+    np.testing.assert_allclose(target.tag_weights, weights, atol=1e-6)
+    assert (target.classes == -1).all(), "grades say nothing of a pixel"
+    assert not target.vouched.any()
+
+
+def test_the_weight_of_grades_is_that_of_the_annotation_times_what_they_say() -> None:
+    target = drawn(GradesAnnotation(grades={"ring": 0.75}, weight=0.5))
+    assert target.tag_weights[1] == pytest.approx(0.25)
+
+
+def test_grades_and_tags_that_disagree_leave_a_class_unknown() -> None:
+    target = drawn(GradesAnnotation(grades={"ring": 0.9, "fibre": 0.9}), TagAnnotation(absent=("ring",)))
+    assert target.tags.tolist() == [-1, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"kind": "grades", "grades": {}}', "at least 1"),
+        ('{"kind": "grades", "grades": {"ring": 1.2}}', "less than or equal to 1"),
+        ('{"kind": "grades", "grades": {"ring": NaN}}', "finite"),
+        ('{"kind": "grades", "grades": {"ring": 1}, "ambiguous": ["ring"]}', "said twice"),
+        ('{"kind": "grades", "grades": {"ring": 1}, "ambiguous": ["fibre", "fibre"]}', "said twice"),
+        ('{"kind": "grades", "grades": {"nothing here": 1}}', "for the classes themselves"),
+        (
+            '{"kind": "grades", "grades": {"ring": 1}, "ambiguous": ["ambiguous"]}',
+            "for the classes themselves",
+        ),
+    ],
+)
+def test_grades_that_mean_nothing_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        GradesAnnotation.model_validate_json(text)
+
+
+def test_grades_of_a_class_that_the_schema_does_not_have_are_refused() -> None:
+    with pytest.raises(ValidationError, match="there is no class 'star'"):
+        image(GradesAnnotation(grades={"star": 1.0}))
+
+
+@pytest.mark.parametrize("kind", ["points", "box", "mask"])
+def test_centres_weigh_what_the_annotation_does(kind: str) -> None:
+    said: dict[str, Annotation] = {
+        "points": points((4, 4), weight=0.3),
+        "box": box(2, 2, 5, 5, weight=0.3),
+        "mask": MaskAnnotation.from_array(
+            np.ones((5, 5), int), origin_yx=(2, 2), value_classes=("ring",), weight=0.3, coverage="image"
+        ),
+    }
+    target = drawn(said[kind])
+    known = target.centre_weights[target.centre_weights > 0]
+    assert target.centre_weights[4, 4] == pytest.approx(0.3)
+    assert known.max() == pytest.approx(0.3)
+    assert known.min() == pytest.approx(0.3)

@@ -8,6 +8,7 @@ from controller.learning.augmentation import (
     Augmentation,
     AugmentationError,
     Blur,
+    Contrast,
     Flip,
     IntensityScale,
     Rescale,
@@ -18,6 +19,9 @@ from controller.learning.augmentation import (
 
 # Chance is tested against bounds: the same examples each time, so that a test fails for a reason.
 repeatable = settings(deadline=None, max_examples=30, derandomize=True)
+
+
+WHY = "these are drawings, and their grey levels mean nothing"
 
 
 def poisson(level: float = 5.0, shape: tuple[int, ...] = (16, 16), seed: int = 0) -> Sample:
@@ -185,7 +189,7 @@ def test_an_expected_image_is_interpolated_where_its_labels_are(factor: float) -
 
 def test_blur_is_for_expected_images_only_and_not_in_the_default() -> None:
     assert not any(isinstance(step, Blur | Rescale) for step in Augmentation().steps)
-    step = Blur(largest_sigma_px=2.0)
+    step = Blur(largest_sigma_px=2.0, psf_sigma_px=2.0)
     with pytest.raises(AugmentationError, match="blur"):
         step(poisson(), np.random.default_rng(0))
     image = np.zeros((2, 21, 21))
@@ -209,7 +213,8 @@ def test_the_list_survives_a_model_card() -> None:
         Flip(axis="x"),
         Rotate90(),
         Rescale(pixel_size_varies=True, coarsest=2.0),
-        Blur(largest_sigma_px=0.5),
+        Blur(largest_sigma_px=0.5, psf_sigma_px=1.2),
+        Contrast(how="gamma", override=WHY),
         IntensityScale(lowest=0.5, background_photons=0.1),
     )
     augment = Augmentation(steps=steps)
@@ -229,3 +234,56 @@ def test_the_sample_that_was_given_stays_as_it_was() -> None:
     for seed in range(8):
         Augmentation()(sample, np.random.default_rng(seed))
     assert bits(sample) == before
+
+
+REFUSED: dict[str, tuple[dict[str, object], str]] = {
+    "rescale": ({"pixel_size_varies": False}, "the size of a thing in pixels is a measurement"),
+    "blur": ({"largest_sigma_px": 2.0, "psf_sigma_px": 1.9}, "beyond the point spread function"),
+    "blur of an unknown microscope": ({"largest_sigma_px": 0.1}, "beyond the point spread function"),
+    "contrast: gain": ({"how": "gain"}, "brightness is how much dye there is"),
+    "contrast: gamma": ({"how": "gamma"}, "brightness is how much dye there is"),
+    "contrast: min max": ({"how": "min max"}, "there is intensity_scale"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_make_a_micrograph_untrue_is_refused_with_the_reason_unless_overridden_in_writing(
+    name: str,
+) -> None:
+    options, reason = REFUSED[name]
+    step: dict[str, object] = {"kind": name.split(maxsplit=1)[0].strip(":"), **options}
+    with pytest.raises(ValidationError, match=reason) as refusal:
+        Augmentation.model_validate({"steps": (step,)})
+    assert "override" in str(refusal.value)
+    for excuse in ("", "because", None):
+        with pytest.raises(ValidationError):
+            Augmentation.model_validate({"steps": (step | {"override": excuse},)})
+    allowed = Augmentation.model_validate({"steps": (step | {"override": WHY},)})
+    assert WHY in allowed.model_dump_json(), "the reason is in the card"
+    bright = Sample(np.full((8, 8), 5.0), {}, is_expected=True)
+    assert allowed(bright, np.random.default_rng(0)).image.ndim == 2
+
+
+def test_a_blur_within_the_point_spread_function_needs_no_excuse() -> None:
+    assert Blur(largest_sigma_px=1.0, psf_sigma_px=1.0).override is None
+
+
+@pytest.mark.parametrize("how", ["gain", "gamma", "min max"])
+def test_an_overridden_contrast_does_what_it_says_and_leaves_no_counts(how: str) -> None:
+    step = Augmentation.model_validate({"steps": ({"kind": "contrast", "how": how, "override": WHY},)})
+    sample = poisson()
+    changed = step(sample, np.random.default_rng(3))
+    assert changed.image.dtype == np.float32
+    np.testing.assert_array_equal(changed.labels["classes"], sample.labels["classes"])
+    order = np.argsort(sample.image, axis=None, kind="stable")
+    assert (np.diff(changed.image.ravel()[order]) >= -1e-6).all(), "the order of grey levels stays"
+    if how == "min max":
+        assert (changed.image.min(), changed.image.max()) == (0.0, 1.0)
+    else:
+        assert changed.image.max() != sample.image.max() or how == "gamma"
+    with pytest.raises(AugmentationError, match="no counts"):
+        IntensityScale()(changed, np.random.default_rng(0))
+
+
+def test_the_default_holds_nothing_that_would_be_refused() -> None:
+    assert all(isinstance(step, Flip | Rotate90 | IntensityScale) for step in Augmentation().steps)

@@ -133,6 +133,14 @@ def test_an_answer_of_little_weight_is_outvoted() -> None:
     assert (said.argmax(axis=1) == 1).all()
 
 
+def test_features_that_hardly_differ_are_told_apart_all_the_same() -> None:
+    """As those of dim images are that an encoder sees which learned from bright ones."""
+    features, kinds = crowd((30, 30, 30, 30))
+    seen, truth = crowd((100, 100, 100, 100), seed=1)
+    known = fit(3 + 0.1 * features, hard(kinds), ones(120), rng())
+    assert (known.mean(3 + 0.1 * seen).argmax(axis=1) == truth).mean() > 0.9
+
+
 def test_the_same_chance_makes_the_same_classifier() -> None:
     features, kinds = crowd((5, 5, 5, 5))
     said = [fit(features, hard(kinds), ones(20), rng(seed)).probabilities(features) for seed in (3, 3, 4)]

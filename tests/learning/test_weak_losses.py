@@ -12,6 +12,7 @@ from controller.learning.annotations import (
     NOTHING_HERE,
     Annotation,
     BoxAnnotation,
+    GradesAnnotation,
     ImageAnnotations,
     LabelSchema,
     MaskAnnotation,
@@ -308,3 +309,51 @@ def test_what_does_not_fit_is_refused() -> None:
         value(some_outputs(), target(), class_weights=(1.0, 2.0))
     with pytest.raises(ValueError, match="upwards"):
         LossOptions(box_area=(0.9, 0.1))
+
+
+BOTH_SAID: dict[str, tuple[Annotation, Annotation]] = {
+    "areas": (
+        PolygonAnnotation(class_name="disc", vertices_yx=SQUARE),
+        PolygonAnnotation(class_name="ring", vertices_yx=tuple((y + 5, x + 5) for y, x in SQUARE)),
+    ),
+    "scribbles": (
+        ScribbleAnnotation(class_name="disc", vertices_yx=((1, 1), (1, 5))),
+        ScribbleAnnotation(class_name="disc", vertices_yx=((8, 1), (8, 5))),
+    ),
+    "points": (
+        PointsAnnotation(class_name="disc", points_yx=((1, 1),)),
+        PointsAnnotation(class_name="disc", points_yx=((8, 8),)),
+    ),
+    "boxes": (box(1, 1, 4, 4), box(7, 7, 4, 4)),
+    "tags": (TagAnnotation(present=("disc",)), TagAnnotation(absent=("ring",))),
+    "centres": (
+        PointsAnnotation(class_name="disc", points_yx=((1, 1),)),
+        PointsAnnotation(class_name="disc", points_yx=((10, 10),)),
+    ),
+}
+
+
+@pytest.mark.parametrize("term", BOTH_SAID)
+def test_of_two_labels_the_one_of_more_weight_counts_more_in_each_term(term: str) -> None:
+    one, other = BOTH_SAID[term]
+    outputs = some_outputs()
+
+    def loss(first: float, second: float) -> float:
+        said = one.replace(weight=first), other.replace(weight=second)
+        return value(outputs, target(*said, centre_sigma_px=0.5), box_smoothness=0.0)[term]
+
+    low, high = sorted((loss(1.0, 1e-6), loss(1e-6, 1.0)))
+    assert high - low > 1e-3, "both say the same, so nothing is tested"
+    assert low < loss(1.0, 1.0) < high
+    assert loss(0.9, 0.1) == pytest.approx(loss(0.45, 0.05), rel=1e-4), "only the ratio counts"
+    assert abs(loss(0.9, 0.1) - loss(1.0, 1e-6)) < abs(loss(0.9, 0.1) - loss(1e-6, 1.0))
+
+
+def test_a_grade_near_half_counts_less_than_a_sure_one_and_no_pixel_is_told_more_than_a_tag_would() -> None:
+    outputs = some_outputs()
+    sure = target(GradesAnnotation(grades={"disc": 1.0, "ring": 0.45}))
+    only = target(TagAnnotation(present=("disc",)))
+    both = target(TagAnnotation(present=("disc",), absent=("ring",)))
+    graded, one, two = (value(outputs, known)["tags"] for known in (sure, only, both))
+    assert one != two
+    assert abs(graded - one) < abs(graded - two)

@@ -52,9 +52,7 @@ def test_clicks_become_points_of_the_chosen_class(lab: Lab, ada: Person) -> None
     assert first.coverage == "marks"
 
 
-def test_an_erased_point_is_not_sent_and_clicks_outside_the_square_mark_nothing(
-    lab: Lab, ada: Person
-) -> None:
+def test_an_erased_point_is_not_sent_and_clicks_outside_mark_nothing(lab: Lab, ada: Person) -> None:
     lab.ask("points")
     ada.open(lab.link())
     ada.click((5, 7), (30, 30), (-6, 20), (20, COLUMNS + 5))

@@ -227,6 +227,8 @@ def _stored(
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise RecordingError(f"{folder} cannot be written: {error.strerror or error}") from error
+        if isinstance(error, ValueError):  # the store's own objections
+            raise LabelFileError(f"{reading.root}: {error}") from error
         raise
     return ImportResult(tuple(dict.fromkeys(ids)), tuple(answers), tuple(reading.notes))
 

@@ -214,6 +214,8 @@ def write_ilastik(
             elif annotation.kind != "mask":
                 why = "written as the class of each pixel"
                 left_out.append(LeftOut(image.name, person, annotation.kind, why))
+        if any(annotation.weight < 1 for annotation in theirs):
+            left_out.append(LeftOut(image.name, person, "weight", "ilastik's labels all count alike"))
         # Boxes, too: what lies in one is not background, whatever its class.
         said = ImageAnnotations(shape_yx=image.shape_yx, label_schema=schema, annotations=theirs)
         classes = (rasterise(said).classes + 1).astype(np.uint8)

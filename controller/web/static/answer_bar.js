@@ -27,7 +27,7 @@ export class AnswerBar {
     if (!task) {
       byId("question").textContent = desk.me.plan?.question ?? "Labels";
       byId("hint").textContent = "";
-      show(byId("answers"));
+      show(byId("answers"), make("div", { class: "bar common" }, keyButton("⌫", "back", () => desk.back(), { class: "quiet" })));
       return;
     }
     byId("question").textContent = task.request.text;

@@ -30,7 +30,7 @@ export function drawCurves(curves, measure) {
       makeSvg("text", { x: EDGE.left - 8, y: y(value) + 4, "text-anchor": "end" }, Number(value.toPrecision(3))),
     );
   }
-  for (const seconds of ticks(0, most_s)) {
+  for (const seconds of momentsUpTo(most_s)) {
     chart.append(makeSvg("text", { x: x(seconds), y: HEIGHT - 20, "text-anchor": "middle" }, duration(seconds)));
   }
   chart.append(makeSvg("text", { x: WIDTH / 2, y: HEIGHT - 3, "text-anchor": "middle" }, `seconds of annotation; ${measure}`));
@@ -61,5 +61,13 @@ function ticks(low, high) {
   const step = [1, 2, 5, 10].map((times) => times * decade).find((size) => size >= rough);
   const found = [];
   for (let value = Math.ceil(low / step) * step; value <= high; value += step) found.push(value);
+  return found;
+}
+
+/** Return moments that are easy to say. */
+function momentsUpTo(most_s) {
+  const step_s = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600].find((step) => most_s / step <= 6) ?? most_s / 5;
+  const found = [];
+  for (let moment_s = 0; moment_s <= most_s; moment_s += step_s) found.push(moment_s);
   return found;
 }

@@ -131,7 +131,7 @@ export function paint(pictures, display) {
 }
 
 /** Return how often values occur, and from where to where the sliders reach. */
-export function histogram(picture, bins = 100) {
+export function histogram(picture, most = 100) {
   let low = Infinity;
   let high = -Infinity;
   for (const value of picture.pixels) {
@@ -141,6 +141,10 @@ export function histogram(picture, bins = 100) {
   if (!(low <= high)) [low, high] = [0, 1];
   low = Math.min(low, picture.window[0]);
   high = Math.max(high, picture.window[1], low + 1e-6);
+  // Bars of whole numbers hold equally many of them: otherwise there are gaps that mean nothing.
+  const step = picture.pixels instanceof Uint16Array ? Math.ceil((high - low) / most) : (high - low) / most;
+  const bins = Math.ceil((high - low) / step);
+  high = low + bins * step;
   const counts = new Float64Array(bins);
   const scale = bins / (high - low);
   for (const value of picture.pixels) {

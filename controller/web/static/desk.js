@@ -197,7 +197,12 @@ export class Desk {
     show(byId("stage"), make("div", { class: "cover" }, make("h2", {}, title), make("p", {}, text), action));
     this.bar.show();
     if (action) return;
-    this.again = setTimeout(() => this.next(), document.hidden ? 5 * LOOK_AGAIN_MS : LOOK_AGAIN_MS);
+    const look = () => {
+      // A tab that nobody sees takes no question from others.
+      if (document.hidden) this.again = setTimeout(look, LOOK_AGAIN_MS);
+      else this.next();
+    };
+    this.again = setTimeout(look, LOOK_AGAIN_MS);
   }
 
   #fail(error) {
@@ -329,10 +334,18 @@ export class Desk {
     }
   }
 
+  /** Show an earlier answer, to be changed. */
   async revisit(answerId) {
     const task = await post("/api/revisit", { answer_id: answerId });
     if (!this.held && this.isReady && !this.task.revises) this.held = this.#state();
     await this.#show(task, { reply: task.reply });
+  }
+
+  /** Give back what is shown, because the person wants to be asked something else. */
+  async askAnew() {
+    const { lease } = this.held?.task ?? this.task ?? {};
+    this.held = null;
+    await this.next({ insteadOf: lease?.id });
   }
 
   /** Leave an earlier answer as it is. */

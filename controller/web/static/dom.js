@@ -41,14 +41,9 @@ export function toast(text, mood = "note") {
   setTimeout(() => note.remove(), mood === "bad" ? 9000 : 4000);
 }
 
-/** A button that gives the keyboard back: otherwise the next Space would press it again. */
+/** A button. */
 export function button(label, action, settings = {}) {
-  const made = make("button", { type: "button", ...settings }, label);
-  made.addEventListener("click", (event) => {
-    action(event);
-    if (event.detail) made.blur();
-  });
-  return made;
+  return make("button", { type: "button", onclick: action, ...settings }, label);
 }
 
 /** A button that shows its key. */

@@ -18,7 +18,7 @@ const KEYS = { point: "B", scribble: "B", box: "B", brush: "B", polygon: "T", er
 const LABELS = { point: "Point", scribble: "Stroke", box: "Box", brush: "Brush", polygon: "Outline", erase: "Erase", fill: "Fill" };
 const HINTS = {
   points: "Click on each object. X marks background. Enter when done.",
-  scribble: "Draw strokes inside objects, and inside the background with X. Enter when done.",
+  scribble: "Draw strokes inside objects; X: inside the background. Enter when done.",
   box: "Drag a tight box about each object. Enter when done.",
   polygon: "Drag about each object, or click its corners. Enter when done.",
   mask: "Paint. [ and ] change the brush, E erases, F fills, T outlines. Enter when done.",

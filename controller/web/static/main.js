@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { Display } from "./contrast.js";
 import { Desk } from "./desk.js";
-import { button, byId, show } from "./dom.js";
+import { button, byId, show, toast } from "./dom.js";
 import { toggleHelp } from "./keys.js";
 import { Outbox } from "./outbox.js";
 import { DisplayPanel } from "./panel.js";
@@ -26,8 +26,8 @@ async function start() {
   let desk = null;
   const progress = new Progress({
     me,
-    changed: () => desk?.next({ insteadOf: desk.task?.lease.id }),
-    revisit: (answerId) => desk?.revisit(answerId),
+    changed: () => desk?.askAnew(),
+    revisit: (answerId) => desk?.revisit(answerId).catch((error) => toast(error.words ?? String(error), "bad")),
   });
   if (!me.may_answer) {
     byId("question").textContent = "You may look, but not answer.";
@@ -48,6 +48,12 @@ function listenTo(desk, display, panel) {
   for (const name of ["keydown", "pointerdown", "pointermove", "wheel", "input"]) {
     document.addEventListener(name, touch, { passive: true, capture: true });
   }
+  // What was clicked gives the keyboard back: Enter and Space are for the question again.
+  document.addEventListener("click", (event) => {
+    if (event.detail && document.activeElement?.matches("button, summary, input[type=checkbox]")) {
+      document.activeElement.blur();
+    }
+  });
   document.addEventListener("keydown", (event) => press(event, desk, display, panel));
   document.addEventListener("keyup", (event) => {
     if (event.key === " ") space.isHeld = false;

@@ -14,7 +14,7 @@ export class DisplayPanel {
     this.picture = null;
     this.shape = null;
     this.channels = make("div", { class: "group" });
-    this.plot = makeSvg("svg", { class: "histogram", viewBox: `0 0 100 ${HEIGHT}`, preserveAspectRatio: "none" });
+    this.plot = makeSvg("svg", { class: "histogram", preserveAspectRatio: "none" });
     this.low = this.#slider("black", 0, STEPS, (place) => this.#limit("low", place));
     this.high = this.#slider("white", 0, STEPS, (place) => this.#limit("high", place));
     this.gamma = this.#slider("gamma", -100, 100, (place) => display.set({ gamma: 10 ** (place / 200) }));
@@ -91,7 +91,7 @@ export class DisplayPanel {
     this.lut.value = display.lut;
     this.keep.checked = display.keepsContrast;
     this.lines?.forEach((line, i) => {
-      const x = Math.min(100, Math.max(0, place([low, high][i]) / (STEPS / 100)));
+      const x = (Math.min(STEPS, Math.max(0, place([low, high][i]))) / STEPS) * shape.counts.length;
       line.setAttribute("x1", String(x));
       line.setAttribute("x2", String(x));
     });
@@ -99,13 +99,14 @@ export class DisplayPanel {
 
   #draw() {
     const { counts } = this.shape;
+    this.plot.setAttribute("viewBox", `0 0 ${counts.length} ${HEIGHT}`);
     const most = Math.log1p(Math.max(...counts));
     const tops = [...counts].map((count, i) => {
       const y = HEIGHT - (HEIGHT - 2) * (Math.log1p(count) / most);
       return `L${i} ${y.toFixed(1)} L${i + 1} ${y.toFixed(1)}`;
     });
     this.lines = [0, 1].map(() => makeSvg("line", { y1: 0, y2: HEIGHT, class: "limit" }));
-    show(this.plot, makeSvg("path", { d: `M0 ${HEIGHT} ${tops.join(" ")} L100 ${HEIGHT} Z` }), ...this.lines);
+    show(this.plot, makeSvg("path", { d: `M0 ${HEIGHT} ${tops.join(" ")} L${counts.length} ${HEIGHT} Z` }), ...this.lines);
   }
 
   #limit(which, place) {

@@ -75,6 +75,7 @@ export class Progress {
   #show() {
     const { counts, mine, models = [], workers = [], session, events = [] } = this.status;
     const classes = this.me.schema?.classes ?? [];
+    byId("mine").textContent = `${mine.answers} answered`;
     const open = counts.open_live + counts.open_later;
     show(
       byId("progress"),
@@ -153,5 +154,6 @@ function reasonOf({ arm, strategy, score, reason, predicted_class: predicted }) 
   if (arm === "random_audit") return `The last one was picked by chance, to judge the models fairly.${took}`;
   if (arm === "session") return `The session itself asked the last one${reason ? `: ${reason}` : ""}.${took}`;
   if (arm === "import") return `The last one was brought along.${took}`;
+  if (!strategy || strategy === "none") return reason ? `The last one was asked because: ${reason}.${took}` : took.trim();
   return `${strategy} picked the last one (${Number((score ?? 0).toPrecision(3))})${reason ? `: ${reason}` : ""}.${took}`;
 }

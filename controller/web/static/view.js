@@ -138,7 +138,7 @@ export class PictureView {
     const [x, y] = this.pointOf([-0.5, -0.5]);
     const [width, height] = [this.item.columns * this.zoom, this.item.rows * this.zoom];
     if (picture.columns === this.item.columns && picture.rows === this.item.rows) return;
-    context.fillStyle = "rgba(12, 16, 22, 0.42)";
+    context.fillStyle = "rgba(12, 16, 22, 0.5)";
     context.beginPath();
     context.rect(left, top, picture.columns * this.zoom, picture.rows * this.zoom);
     context.rect(x, y, width, height);

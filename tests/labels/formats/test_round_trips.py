@@ -99,7 +99,7 @@ def test_what_a_format_holds_comes_back_as_it_was(format_name: str, tmp_path: Pa
         ("ome_zarr", {"box": 1, "points": 1, "scribble": 2, "polygon": 1, "coverage": 1}),
         ("coco", {"points": 1, "scribble": 2, "coverage": 1}),
         ("polys", {"mask": 2, "box": 1, "points": 1, "scribble": 2, "coverage": 1}),
-        ("ilastik", {"box": 1, "points": 1, "scribble": 2, "polygon": 1, "tag": 1, "grades": 1}),
+        ("ilastik", {"box": 1, "points": 1, "scribble": 2, "polygon": 1, "tag": 1, "grades": 1, "weight": 1}),
         ("napari", {"scribble": 1}),
     ],
 )
@@ -108,6 +108,20 @@ def test_what_a_format_cannot_hold_is_listed(format_name: str, left: dict[str, i
     say(store, ALL)
     _, left_out = round_trip(store, tmp_path, format_name)
     assert Counter(left_out) == left
+
+
+@pytest.mark.parametrize("format_name", ["label_tiff", "ome_zarr", "napari", "coco", "ilastik"])
+def test_a_mask_of_a_part_of_the_image_comes_back_in_its_place(format_name: str, tmp_path: Path) -> None:
+    store = new_store(tmp_path / "store")
+    part = MaskAnnotation.from_array(objects()[2:14, 3:29], origin_yx=(5, 1), value_classes=("ring",))
+    say(store, (part,))
+    other, _ = round_trip(store, tmp_path, format_name)
+    (mask,) = other.answers()[0].reply.annotations
+    assert isinstance(mask, MaskAnnotation)
+    wanted = np.zeros(SHAPE, np.int32)
+    wanted[5:17, 1:27] = part.to_array()
+    # ilastik's numbers are those of classes, 1 being background.
+    np.testing.assert_array_equal(mask.to_array(), 2 * (wanted > 0) if format_name == "ilastik" else wanted)
 
 
 def test_coverage_is_withdrawn_where_something_drawn_is_left_out(tmp_path: Path) -> None:

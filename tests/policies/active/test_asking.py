@@ -49,14 +49,10 @@ def scan(y_um: float = 0.0, x_um: float = 0.0, **changes: Any) -> ScanSettings:
     return settings.replace(**changes)
 
 
-def segmented(
-    frame: Frame, probability: float, at: tuple[int, int] | None = None, doubt: float = 0.9
-) -> Segmentation:
-    """Return one object with this probability everywhere else, and 8 x 8 pixels of doubt at ``at``."""
+def segmented(frame: Frame, probability: float) -> Segmentation:
+    """Return a map that takes each pixel for foreground with the same probability."""
     shape = frame.photons.shape
     uncertainty = np.full(shape, entropy_bits(probability), np.float32)
-    if at is not None:
-        uncertainty[at[0] : at[0] + 8, at[1] : at[1] + 8] = doubt
     return Segmentation(np.zeros(shape, np.int32), np.full(shape, probability, np.float32), uncertainty)
 
 
@@ -283,6 +279,27 @@ def test_after_a_refused_question_the_frame_is_taken_and_nothing_more_is_asked()
     for index in range(1, 5):
         newer = replace(seen, frame=replace(frame, index=index), now_s=100.0 * index)
         assert isinstance(policy.decide(newer), Acquire)
+
+
+def test_a_frame_is_considered_once_even_if_no_newer_one_comes() -> None:
+    policy, _ = make([acquire(scan()) for _ in range(6)])
+    frame = Frame(np.ones(scan().shape_yx), scan(), 0, 0.0)
+    seen = Observation(frame, None, segmented(frame, 0.4), Dose(), Budget(), 1.0)
+    assert isinstance(policy.decide(seen), AskLabel)
+    for now_s in (2.0, 3.0, 4.0):
+        failed = replace(seen, failure="no light", now_s=now_s)
+        assert isinstance(policy.decide(failed), Acquire)
+
+
+def test_what_looking_again_tells_is_the_fall_since_the_last_look() -> None:
+    gains = FrameGains()
+    for index, doubt in enumerate((0.9, 0.6, 0.6)):
+        frame = Frame(np.ones(scan().shape_yx), scan(), index, 0.0)
+        flat = np.full(scan().shape_yx, doubt, np.float32)
+        found = Segmentation(np.zeros(flat.shape, np.int32), flat, flat)
+        gains.learn(Observation(frame, None, found, Dose(), Budget(), 1.0))
+    # The mean of a fall by .3 and none, of which the newest counts .3.
+    assert gains.expected_bits(scan()) == pytest.approx(0.7 * 0.3, abs=1e-6)
 
 
 def test_a_question_of_the_policy_inside_is_passed_on_unless_its_place_was_asked_about() -> None:

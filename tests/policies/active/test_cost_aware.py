@@ -155,6 +155,23 @@ def test_where_seconds_may_count_it_takes_more_for_the_same_time_of_what_was_pro
     assert set(shortlisted.indices) <= set(best)
 
 
+class Descending:
+    """Proposes the candidates in order, with scores from -1 downwards."""
+
+    def choose(self, candidates: Candidates, count: int, rng: np.random.Generator) -> Chosen:
+        numbers = tuple(range(min(count, len(candidates))))
+        return Chosen(numbers, tuple(-1.0 - n for n in numbers), "in order")
+
+
+def test_scores_below_0_do_not_make_what_takes_long_the_best() -> None:
+    seconds = np.ones(40)
+    seconds[9] = 1000.0
+    candidates = candidates_of(seconds, np.arange(40) % 4)
+    inner: Any = Descending()
+    chosen = CostAwareStrategy(CostAwareStrategy.Options(exponent=1.0), inner).choose(candidates, 2, rng())
+    assert chosen.indices == (0, 1)
+
+
 def _all_scores(candidates: Candidates) -> tuple[tuple[int, ...], tuple[float, ...]]:
     chosen = BaldStrategy().choose(candidates, len(candidates), rng())
     return chosen.indices, chosen.scores

@@ -1,0 +1,250 @@
+"""A scripted annotator answers a running simulated session through the page's own HTTP interface.
+
+Model quality against annotator seconds, questions of the strategy against questions of chance, judged by the
+simulator's truth. The annotator's seconds are those of its script: it does not wait them out.
+
+    python -m benchmarks.label_session [--answers 200] [--error 0.05] [--kind tag] [--folder NEW]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import httpx2 as httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from controller.builder import Builder
+from controller.labelling.selector import Selector
+from controller.labelling.selector_process import SelectorWork
+from controller.labelling.service import LabelService, Where
+from controller.labels.store import LabelStore
+from controller.learning.annotations import NOTHING_HERE
+from controller.learning.patch_classifier import fit
+from controller.recording.journal import JOURNAL_NAME
+from controller.recording.reader import SessionReader
+
+if TYPE_CHECKING:
+    from simulator.sted.microscope import SimulatedMicroscope
+
+HARDWARE = Path(__file__).parent.parent / "hardware_configs" / "sim_sted_labels.toml"
+#: Seconds that the script says an answer takes, by true class: what is rare is looked at longer.
+ANSWER_S = (1.0, 2.0, 3.0, 5.0)
+#: Part of a square that a structure has to cover to be seen.
+_LEAST_PART = 0.03
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """What lies where in the simulated sample."""
+
+    classes: NDArray[np.int32]
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: Path) -> Truth:
+        """Make the sample of a session again, from its seed."""
+        builder = Builder.recorded(SessionReader(folder).start, folder)
+        guarded = builder.guarded()
+        try:
+            specimen = cast("SimulatedMicroscope", builder.microscope).specimen
+            return cls(specimen.classes, (NOTHING_HERE, *specimen.class_names[1:]))
+        finally:
+            guarded.close()
+
+    def pixels(self, center_yx_m: tuple[float, float], shape: tuple[int, int]) -> NDArray[np.int32]:
+        """Return the classes of the map pixels (20 nm) of a square."""
+        first = [
+            round(middle / 20e-9 + size / 2 - side / 2)
+            for middle, size, side in zip(center_yx_m, self.classes.shape, shape, strict=True)
+        ]
+        return self.classes[first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
+
+    def tag(self, center_yx_m: tuple[float, float], shape: tuple[int, int]) -> int:
+        """Return the class that covers most of a square, 0 if none covers enough to be seen."""
+        counts = np.bincount(self.pixels(center_yx_m, shape).ravel(), minlength=len(self.names))
+        counts[0] = 0
+        return int(counts.argmax()) if counts.max() >= _LEAST_PART * shape[0] * shape[1] else 0
+
+
+class Annotator:
+    """Answers as fast as it is asked, with errors, by HTTP."""
+
+    def __init__(self, link: str, folder: Path, truth: Truth, error: float, seed: int) -> None:
+        self._page = httpx.Client(base_url=link.partition("/login")[0], follow_redirects=True, timeout=30)
+        self._page.get(link).raise_for_status()
+        self._folder, self._truth, self._error = folder, truth, error
+        self._rng = np.random.default_rng(seed)
+        self._store = LabelStore.open(folder)
+        self.answers, self.seconds = 0, 0.0
+
+    def answer_next(self) -> bool:
+        """Answer one question; return whether there was one."""
+        task = self._post("/api/next", {})["task"]
+        if task is None:
+            return False
+        sample = self._store.sample(task["items"][0]["sample_id"])
+        settings = SessionReader(self._folder).frames[sample.frame_index or 0].settings
+        true = self._truth.tag(center_of(sample.roi, settings), sample.roi.shape_yx)
+        told = int(self._rng.integers(len(ANSWER_S))) if self._rng.random() < self._error else true
+        seconds = ANSWER_S[true] * float(self._rng.lognormal(0, 0.3))
+        reply: dict[str, Any] = (
+            {"outcome": "nothing here"}
+            if told == 0
+            else {"annotations": [{"kind": "tag", "present": [self._truth.names[told]]}]}
+        )
+        message = {
+            "key": str(uuid.uuid4()),
+            "lease_id": task["lease"]["id"],
+            "reply": reply,
+            "elapsed_s": seconds,
+            "client": "benchmark",
+        }
+        self._post("/api/answer", message)
+        self.answers += 1
+        self.seconds += seconds
+        return True
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._page.get("/api/status").raise_for_status().json()
+        return found
+
+    def _post(self, path: str, message: dict[str, Any]) -> dict[str, Any]:
+        answer = self._page.post(path, json=message)
+        if answer.status_code != 200:
+            raise RuntimeError(f"{path}: {answer.status_code} {answer.text}")
+        found: dict[str, Any] = answer.json()
+        return found
+
+
+def center_of(roi: Any, settings: Any) -> tuple[float, float]:
+    """Return the middle of a part of a scan, in sample coordinates."""
+    y_m, x_m, _, _ = settings.scanned_region.bounds_yx_m
+    pixel_m = settings.pixel_size_m
+    return y_m + (roi.y + roi.rows / 2) * pixel_m, x_m + (roi.x + roi.columns / 2) * pixel_m
+
+
+def quality(selector: Selector, truth: Truth, folder: Path, seeds: int = 5) -> list[dict[str, Any]]:
+    """Return balanced accuracy on all places of held-out fields against seconds, for both arms."""
+    reader = SessionReader(folder)
+    places = [p for p in selector.pool.places if selector.split_of(p) == "held_out"]
+    true = np.array(
+        [
+            truth.tag(
+                center_of(p.sample.roi, reader.frames[p.sample.frame_index or 0].settings),
+                p.sample.roi.shape_yx,
+            )
+            for p in places
+        ]
+    )
+    features = selector.pool.features(places)
+    answered = selector.answered(selector.known())
+    learn = answered.part(np.flatnonzero(~answered.is_held_out))
+    rows = []
+    for arm, is_audit in (("strategy", False), ("chance", True)):
+        part = learn.part(np.flatnonzero(learn.is_audit == is_audit))
+        spent = np.cumsum(part.seconds)
+        shared = min(float(learn.seconds[learn.is_audit == flag].sum()) for flag in (True, False))
+        for budget in sorted({*np.linspace(0.25, 1, 4) * shared, float(spent[-1]) if len(spent) else 0.0}):
+            count = int(np.searchsorted(spent, budget * (1 + 1e-9), side="right"))
+            scores = []
+            for seed in range(seeds):
+                model = fit(
+                    part.features[:count].astype(np.float32),
+                    np.eye(len(truth.names), dtype=np.float32)[part.classes[:count]],
+                    np.ones(count, np.float32),
+                    np.random.default_rng(seed),
+                )
+                said = model.mean(features).argmax(axis=1)
+                scores.append(np.mean([(said[true == k] == k).mean() for k in np.unique(true)]))
+            rare = int((part.classes[:count] == len(truth.names) - 1).sum())
+            rows.append(
+                {
+                    "arm": arm,
+                    "seconds": round(budget, 1),
+                    "answers": count,
+                    "rare answers": rare,
+                    "balanced accuracy": round(float(np.mean(scores)), 3),
+                    "judged on": len(places),
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--answers", type=int, default=200)
+    parser.add_argument("--error", type=float, default=0.05)
+    parser.add_argument("--at-most-s", type=float, default=480)
+    parser.add_argument("--folder", type=Path)
+    given = parser.parse_args()
+    folder = given.folder or Path(tempfile.mkdtemp()) / "session"
+    command = [
+        sys.executable,
+        "-m",
+        "controller",
+        "run",
+        str(HARDWARE),
+        "--output",
+        str(folder),
+        "--no-report",
+    ]
+    session = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (folder / JOURNAL_NAME).exists() or not (folder / JOURNAL_NAME).stat().st_size:
+            time.sleep(0.2)
+        truth = Truth.of(folder)
+        service = LabelService(Where(folder))
+        thread = threading.Thread(target=service.run, name="service")
+        thread.start()
+        annotator = Annotator(service.link("script", "simulated"), folder, truth, given.error, seed=1)
+        began_s = told_s = time.monotonic()
+        try:
+            while annotator.answers < given.answers and time.monotonic() < began_s + given.at_most_s:
+                if not annotator.answer_next():
+                    time.sleep(0.5)
+                if time.monotonic() > told_s + 20:
+                    told_s = time.monotonic()
+                    show(annotator, told_s - began_s)
+            time.sleep(5)
+            show(annotator, time.monotonic() - began_s)
+        finally:
+            service.server.stop()
+            thread.join()
+    finally:
+        session.send_signal(2)
+        session.wait()
+    store = LabelStore.open(folder)
+    work = SelectorWork(folder, store, service.plan)
+    selector = work.prepare()
+    for row in quality(selector, truth, folder):
+        print(json.dumps(row))
+    for model in store.models():
+        print(model.role, model.verdict, model.answers, round(model.answer_s), model.metrics, model.reason)
+    for change in SessionReader(folder).changes:
+        print("in use from cycle", change.cycle, change.score_before, "->", change.score_after)
+    print(folder)
+
+
+def show(annotator: Annotator, since_s: float) -> None:
+    status = annotator.status()
+    workers = {w["name"]: f"{w['state']}: {w['message']}" for w in status["workers"]}
+    print(
+        f"{since_s:5.0f} s: {annotator.answers} answers, {annotator.seconds:.0f} annotator seconds, "
+        f"{status['session']['cycles']} cycles, {len(status['models'])} models, {workers}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

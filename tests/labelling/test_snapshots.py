@@ -1,0 +1,110 @@
+"""What is learned from and what judges never meet, and the same answers are the same snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("sqlalchemy")
+pytest.importorskip("torch")
+
+from controller.labelling.snapshots import answers_in, collect, proposed_split
+from controller.labels.records import Reply
+from controller.learning.annotations import NOTHING_HERE, GradesAnnotation, PointsAnnotation, TagAnnotation
+from tests.labelling.answered import Answered, discs, painted
+
+
+def test_no_field_that_judges_is_learned_from_however_its_samples_are_asked(tmp_path: Path) -> None:
+    answered = Answered(tmp_path)
+    for number in range(40):
+        photons, labels = discs(number)
+        answered.answer(answered.sample(f"field {number % 10}", photons), painted(labels))
+    material = collect(answered.store, 0.5)
+    assert material is not None
+    learned, judges = ({item.sample.field for item in part} for part in (material.learned, material.judges))
+    assert learned
+    assert judges
+    assert learned & judges == set()
+    assert len(material.learned) + len(material.judges) == 40
+    again = collect(answered.store, 0.01)
+    assert again is not None
+    assert again.content() == material.content(), "a split is locked once and for ever"
+
+
+@given(part=st.floats(0.1, 0.9))
+def test_about_the_wanted_part_of_all_fields_judges(part: float) -> None:
+    judges = [proposed_split("monday", str(n), part) == "held_out" for n in range(1000)]
+    assert abs(np.mean(judges) - part) < 0.08
+
+
+def test_fields_of_the_same_name_in_two_sessions_are_split_independently() -> None:
+    both = [{proposed_split(day, str(n), 0.5) for day in ("monday", "tuesday")} for n in range(200)]
+    assert 60 < sum(len(one) == 2 for one in both) < 140
+
+
+def test_the_same_answers_are_the_same_snapshot_and_another_answer_is_not(tmp_path: Path) -> None:
+    answered = Answered(tmp_path)
+    answered.masks(range(6), "train")
+    one, other = collect(answered.store, 0.25), collect(answered.store, 0.25)
+    assert one is not None
+    assert other is not None
+    names = {answered.store.add_snapshot(material.content()).sha256 for material in (one, other)}
+    assert len(names) == 1
+    answered.masks([7], "train")
+    more = collect(answered.store, 0.25)
+    assert more is not None
+    assert answered.store.add_snapshot(more.content()).sha256 not in names
+    assert answers_in(one.content()) < answers_in(more.content())
+
+
+def test_answers_that_teach_nothing_are_in_the_snapshot_too(tmp_path: Path) -> None:
+    # Otherwise they would be new for ever, and the trainer would never rest.
+    answered = Answered(tmp_path)
+    photons, labels = discs(1)
+    unsure = answered.answer(answered.sample("a", photons), Reply(outcome="unsure"))
+    answered.split("b", "held_out")
+    liked = answered.answer(answered.sample("b", photons), painted(labels), arm="policy")
+    kept = answered.answer(answered.sample("c", photons), painted(labels))
+    material = collect(answered.store, 0.25)
+    assert material is not None
+    assert set(material.passed_over) == {unsure.id, liked.id}
+    assert answers_in(material.content()) == {unsure.id, liked.id, kept.id}
+    assert [item.answers for item in material.items] == [(kept.id,)]
+    assert material.answers == 1
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind", "outcomes"),
+    [
+        (Reply(outcome="nothing here"), "tag", {NOTHING_HERE}),
+        (Reply(annotations=(TagAnnotation(present=("disc",)),)), "tag", {"disc"}),
+        (Reply(annotations=(GradesAnnotation(grades={"disc": 1.0}),)), "grades", {"disc"}),
+        (Reply(annotations=(GradesAnnotation(grades={"disc": 0.0}),)), "grades", {NOTHING_HERE}),
+        (painted(discs(1)[1]), "mask", {"disc", NOTHING_HERE}),
+        (painted(discs(1)[1], coverage="marks"), "mask", {"disc"}),
+        (
+            Reply(annotations=(PointsAnnotation(class_name="disc", points_yx=((3.0, 3.0),)),)),
+            "points",
+            {"disc"},
+        ),
+    ],
+)
+def test_an_answer_is_about_the_outcomes_that_it_tells(
+    tmp_path: Path, reply: Reply, kind: str, outcomes: set[str]
+) -> None:
+    answered = Answered(tmp_path)
+    answered.answer(answered.sample("a"), reply, kind)
+    material = collect(answered.store, 0.25)
+    assert material is not None
+    (item,) = material.items
+    assert item.outcomes == outcomes
+
+
+def test_without_anything_to_ask_there_is_nothing_to_learn(tmp_path: Path) -> None:
+    from controller.labels.store import LabelStore
+
+    assert collect(LabelStore.open(tmp_path, create=True), 0.25) is None
