@@ -113,10 +113,8 @@ def objects_kept(before: Weights, after: Weights, examples: Sequence[Example]) -
     Where people only said what is there, nobody can tell which objects are right; but a model that no longer
     finds them has not learned what they are. ``None`` if the first one finds no object either.
     """
-    pairs = []
-    for example in examples:
-        if (example.target.tags == 1).any():
-            pairs.append((_found(after, example), _found(before, example)))
+    shown = [example for example in examples if (example.target.tags == 1).any()]
+    pairs = [(_found(after, example), _found(before, example)) for example in shown]
     if not any((old > 0).any() for _, old in pairs):
         return None
     options = options_of(before.card)
