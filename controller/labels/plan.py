@@ -9,9 +9,7 @@ from pydantic import Field
 from controller.core.decision import QuestionKind
 from controller.core.settings import Fraction, Modality, NonNegative, Positive, Settings
 from controller.learning.annotations import ClassName, LabelSchema
-
-#: Fewer questions by chance tell nothing about whether asking cleverly helps.
-LEAST_AUDIT = 0.15
+from controller.learning.audit import FRACTION, FRACTION_MIN
 
 
 class LabelPlan(Settings):
@@ -37,7 +35,7 @@ class LabelPlan(Settings):
     """Pixels around it that are shown."""
     strategy: Annotated[str, Field(min_length=1, max_length=200)] = "bald"
     strategy_options: dict[str, Any] = Field(default_factory=dict)
-    audit_fraction: Annotated[float, Field(ge=LEAST_AUDIT, le=1)] = 0.2
+    audit_fraction: Annotated[float, Field(ge=FRACTION_MIN, le=1)] = FRACTION
     """Part of the questions that chance chooses: they judge the models and the strategy without bias."""
     batch: Annotated[int, Field(ge=1, le=100)] = 5
     """Questions that are chosen at once."""

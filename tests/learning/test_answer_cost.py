@@ -78,13 +78,19 @@ def test_from_timed_answers_it_learns_what_makes_them_long(count: int, error: fl
     assert model.answers == count
 
 
-def test_a_few_phone_calls_and_slips_of_a_finger_change_little() -> None:
-    rng = np.random.default_rng(1)
-    clean = timed(200, rng)
-    spoilt = [
-        answer.replace(answer_s=1500.0 if i % 20 == 0 else 0.0) if i % 10 == 0 else answer
-        for i, answer in enumerate(clean)
-    ]
+def test_where_times_spread_widely_it_predicts_their_mean_and_not_their_median() -> None:
+    rng = np.random.default_rng(7)
+    model = CostModel.fit(timed(400, rng, noise=0.8))
+    new = timed(2000, rng, noise=0.8)
+    predicted = sum(model.predict(answer.task) for answer in new)
+    assert predicted == pytest.approx(sum(answer.answer_s for answer in new), rel=0.2)
+    assert model.mean_to_median == pytest.approx(np.exp(0.8**2 / 2), rel=0.15)
+
+
+@pytest.mark.parametrize("wrong_s", [0.0, 1500.0])
+def test_a_few_phone_calls_or_slips_of_a_finger_change_little(wrong_s: float) -> None:
+    clean = timed(200, np.random.default_rng(1))
+    spoilt = [answer.replace(answer_s=wrong_s) if i % 10 == 0 else answer for i, answer in enumerate(clean)]
     task = clean[5].task
     ratio = CostModel.fit(spoilt).predict(task) / CostModel.fit(clean).predict(task)
     assert 0.75 < ratio < 1.33

@@ -121,7 +121,8 @@ def candidates_of(seconds: Any, predicted: Any, seed: int = 0) -> Candidates:
 
 def test_it_keeps_the_contract_of_a_strategy() -> None:
     options: Any = CostAwareStrategy.Options(exponent=0.5)
-    make: Any = lambda: CostAwareStrategy(options, BaldStrategy())  # noqa: E731
+    inner: Any = BaldStrategy()
+    make: Any = lambda: CostAwareStrategy(options, inner)  # noqa: E731
     check_strategy(make)
 
 
@@ -152,6 +153,23 @@ def test_where_seconds_may_count_it_takes_more_for_the_same_time_of_what_was_pro
     best = sorted(scores, key=lambda i: -scores[i])[:60]
     shortlisted = strategy(exponent=1.0, shortlist=3).choose(candidates, 20, rng())
     assert set(shortlisted.indices) <= set(best)
+
+
+class Descending:
+    """Proposes the candidates in order, with scores from -1 downwards."""
+
+    def choose(self, candidates: Candidates, count: int, rng: np.random.Generator) -> Chosen:
+        numbers = tuple(range(min(count, len(candidates))))
+        return Chosen(numbers, tuple(-1.0 - n for n in numbers), "in order")
+
+
+def test_scores_below_0_do_not_make_what_takes_long_the_best() -> None:
+    seconds = np.ones(40)
+    seconds[9] = 1000.0
+    candidates = candidates_of(seconds, np.arange(40) % 4)
+    inner: Any = Descending()
+    chosen = CostAwareStrategy(CostAwareStrategy.Options(exponent=1.0), inner).choose(candidates, 2, rng())
+    assert chosen.indices == (0, 1)
 
 
 def _all_scores(candidates: Candidates) -> tuple[tuple[int, ...], tuple[float, ...]]:
