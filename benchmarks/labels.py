@@ -93,6 +93,10 @@ def contenders() -> list[Contender]:
             f"{DEFAULT}, classes in turn",
             strategy_named("stratified_power", uncertainty="bald", power=None),
         ),
+        Contender(
+            f"{DEFAULT}, classes in turn, with chance", strategy_named("stratified_power", uncertainty="bald")
+        ),
+        Contender(f"{DEFAULT}, one of each field", strategy_named(DEFAULT, per_group_max=1)),
         Contender(f"cost_aware({DEFAULT}), learned seconds", by_cost, cost="learned"),
         Contender(f"cost_aware({DEFAULT}), true seconds", by_cost, cost="true"),
         Contender(f"{DEFAULT} / true seconds, no guard", _made(Divided, {}), cost="true"),
@@ -164,7 +168,7 @@ def _asked(strategy: QueryStrategy, seen: Candidates) -> None:
     strategy.choose(seen, 20, np.random.default_rng(0))
 
 
-def _cpu_s(work: Callable[[], object], times: int = 5) -> float:
+def _cpu_s(work: Callable[[], object], times: int = 3) -> float:
     found = []
     for _ in range(times):
         begun_s = time.process_time()
