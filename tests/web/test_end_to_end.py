@@ -450,6 +450,6 @@ def test_the_page_is_quick(lab: Lab, ada: Person) -> None:
     )
     modules = {name for name in loaded if name.endswith(".js")} - {f"{lab.url}/static/main.js"}
     assert modules == set(ahead)  # one that is missing there costs a round trip more
-    # The tests share few processors; docs/labelling.md says what an idle machine takes.
+    # The tests share few processors; docs/labelling.md has the figures.
     assert first_ms < 3000
     assert sorted(next_ms)[2] < 500

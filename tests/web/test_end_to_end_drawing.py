@@ -278,4 +278,5 @@ def test_a_finger_draws_and_two_fingers_zoom(chromium: Browser, lab: Lab) -> Non
         [box] = answer.reply.annotations
         assert isinstance(box, BoxAnnotation)
         assert box.extent.corners == ((10.5, 10.5), (20.5, 30.5))
-        assert answer.display.zoom == pytest.approx(2 * person.zoom, rel=0.05)
+        # Twice as far apart, less what a browser waits for before it takes a touch for a movement.
+        assert 1.5 < answer.display.zoom / person.zoom < 2.05
