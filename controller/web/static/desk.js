@@ -190,7 +190,9 @@ export class Desk {
     } else if (error.status === 403) {
       this.#wait("You may look, but not answer", error.words, button("Try again", () => location.reload()));
     } else if (error.mayPass) {
-      this.#wait("The server does not answer", `${error.words} This page tries again by itself; what you answered is kept.`);
+      const title = error.status === 0 ? error.message.replace(/\.$/, "") : "The server is in trouble";
+      const why = error.status === 0 ? "" : `${error.words} `;
+      this.#wait(title, `${why}This page tries again by itself; what you answered is kept.`);
     } else {
       this.#wait("This question cannot be shown", error.words, button("Try again", () => this.next()));
     }
