@@ -83,7 +83,7 @@ class SampleImages(Protocol):
 
 
 class SessionImages:
-    """The images of samples of one folder: parts of the frames of its session, and files that were imported."""
+    """The images of samples of one folder: parts of frames of its session, and imported files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
