@@ -3,9 +3,10 @@
 ``python -m benchmarks.labels_real FOLDER [--store FOLDER] [--steps N] [--readings …]`` prints tables.
 FOLDER holds images, ``.tif`` or ``.tiff``, those with outlines beside them in ``NAME.polys.txt``: the axons
 of F. Lavoie-Cardinal et al., Scientific Reports 10, 11960 (2020). Everything goes the way a lab's own labels
-go: import into a label store, locked split, consensus, training images, training, segmenter.
+go: import into a label store, locked split, consensus, training images, training, segmenter. Images that
+show one place are found out and are left out together.
 
-A smoke test, not a validation: three images of one day say whether the way works, not how well.
+A smoke test, not a validation: images of two places say whether the way works, not how well.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, stats
 from skimage.filters import threshold_otsu
+from skimage.registration import phase_cross_correlation
 
 from benchmarks.denoising_results import Rows, table
 from benchmarks.movies import as_frame
@@ -29,6 +34,7 @@ from controller.labelling.snapshots import Item, Material, collect
 from controller.labelling.training_images import CONTEXT_PX, Scale, SessionImages, labelled_images
 from controller.labels.formats import ImportOptions, import_labels
 from controller.labels.formats.pictures import less_offset, offset_of, read_image
+from controller.labels.records import Split
 from controller.labels.store import LabelStore
 from controller.learning.measures import dice
 from controller.learning.rasterise import UNLABELLED
@@ -40,6 +46,7 @@ from controller.segmentation.small_unet import SmallUNetSegmenter
 from controller.segmentation.training import TrainingOptions, train
 
 Mask = NDArray[np.bool_]
+Pixels = NDArray[Any]
 
 RINGS, UNCLEAR = "rings", "ambiguous"
 
@@ -60,6 +67,11 @@ NETWORK = NetworkOptions(kind="objects", classes=("background", RINGS), object_p
 LOSS = LossOptions(weights=TermWeights(centres=0.0, distances=0.0))
 OPTIONS = SmallUNetSegmenter.Options()
 
+#: Images whose structures correlate more than this at some shift show one place; others stay below 0.4.
+_SAME_PLACE = 0.6
+#: Structures: wider than noise and the lattice, narrower than neurites; part that two images must share.
+_STRUCTURE_PX, _SHARED = (2.0, 10.0), 0.4
+
 _NEURITE_SIGMA_PX = 3.0
 _BLURS_PX = (1.0, 2.0, 3.0, 5.0, 8.0)
 
@@ -70,15 +82,20 @@ class Judged:
 
     Attributes
     ----------
-    photons
-        Shape ``(y, x)``.
+    shown
+        The image as the network learns from it.
     truth
-        1 rings, 0 none, -1 nobody can say, of the same shape.
+        1 rings, 0 none, -1 nobody can say, of the shape of the image.
     """
 
     name: str
-    photons: FloatImage
+    shown: LabelledImage
     truth: NDArray[np.int16]
+
+    @property
+    def photons(self) -> FloatImage:
+        """Return the image, shape ``(y, x)``."""
+        return self.shown.photons
 
     @property
     def is_known(self) -> Mask:
@@ -95,13 +112,12 @@ class Judged:
 class Learned:
     """Images to learn from, images that judge, and what the import had to say."""
 
-    images: tuple[LabelledImage, ...]
     learned: tuple[Judged, ...]
     judges: tuple[Judged, ...]
     notes: tuple[str, ...]
 
 
-def prepared(source: Path, folder: Path, reading: str, left_out: str | None = None) -> Learned:
+def prepared(source: Path, folder: Path, reading: str, left_out: Sequence[str] = ()) -> Learned:
     """Import the polygons of a folder into a label store, and make training images of them.
 
     Parameters
@@ -113,7 +129,7 @@ def prepared(source: Path, folder: Path, reading: str, left_out: str | None = No
     reading
         One of :data:`READINGS`.
     left_out
-        Name of the image that judges and is not learned from; ``None``: all are learned from.
+        Names of the images that judge and are not learned from.
     """
     folder.mkdir(parents=True, exist_ok=True)
     store = LabelStore.open(folder, create=True)
@@ -126,8 +142,8 @@ def prepared(source: Path, folder: Path, reading: str, left_out: str | None = No
         )
         brought = import_labels(store, source, "polys", "experts", folder=folder, options=options)
         for sample in store.samples():
-            is_judge = sample.field == left_out
-            store.split_of(sample.session, sample.field, lambda: "held_out" if is_judge else "train")  # noqa: B023
+            split: Split = "held_out" if sample.field in left_out else "train"
+            store.split_of(sample.session, sample.field, partial(_same, split))
         material = collect(store, 0.0)
         if material is None:
             raise ValueError(f"{source} has no polygons")
@@ -136,28 +152,82 @@ def prepared(source: Path, folder: Path, reading: str, left_out: str | None = No
         store.close()
 
 
+def _same(split: Split) -> Split:
+    return split
+
+
 def _shown(material: Material, images: SessionImages, notes: tuple[str, ...]) -> Learned:
-    def shown(item: Item) -> list[LabelledImage]:
+    def judged(item: Item) -> Judged:
         image = images.image(item.sample, CONTEXT_PX)
         scale = Scale(NETWORK, OPTIONS)
-        return labelled_images(item.sample, image, item.annotations, material.label_schema, scale)
+        (one,) = labelled_images(item.sample, image, item.annotations, material.label_schema, scale)
+        return Judged(item.sample.field, one, one.target(NETWORK).classes)
 
-    def judged(item: Item) -> Judged:
-        (one,) = shown(item)
-        return Judged(item.sample.field, one.photons, one.target(NETWORK).classes)
+    by_name = sorted(material.items, key=lambda item: item.sample.field)
+    learned = tuple(judged(item) for item in by_name if not item.is_held_out)
+    return Learned(learned, tuple(judged(item) for item in by_name if item.is_held_out), notes)
 
-    return Learned(
-        tuple(image for item in material.learned for image in shown(item)),
-        tuple(map(judged, material.learned)),
-        tuple(map(judged, material.judges)),
-        notes,
+
+def place_of(first: FloatImage, second: FloatImage) -> tuple[float, tuple[int, int]]:
+    """Return how well two images of one shape correlate where they match best, and the shift to there.
+
+    Returns
+    -------
+    Correlation, -1..1, and rows and columns by which ``second`` is moved to lie on ``first``.
+    """
+    fine, coarse = _STRUCTURE_PX
+    one, two = (
+        ndimage.gaussian_filter(image.astype(np.float64), fine) - ndimage.gaussian_filter(image, coarse)
+        for image in (first, second)
     )
+    everywhere = np.ones(one.shape, np.bool_)
+    shift, *_ = phase_cross_correlation(
+        one, two, reference_mask=everywhere, moving_mask=everywhere, overlap_ratio=_SHARED
+    )
+    rows, columns = (round(float(step)) for step in shift)
+    a, b = overlapping(one, two, (rows, columns))
+    return float(np.corrcoef(a.ravel(), b.ravel())[0, 1]), (rows, columns)
 
 
-def trained(images: Sequence[LabelledImage], steps: int, seed: int) -> Weights:
+def overlapping(first: Pixels, second: Pixels, shift: tuple[int, int]) -> tuple[Pixels, Pixels]:
+    """Return the parts of two images of one shape that show the same if ``second`` is moved by ``shift``."""
+    ours, theirs = [], []
+    for step, length in zip(shift, first.shape, strict=True):
+        ours.append(slice(max(step, 0), length + min(step, 0)))
+        theirs.append(slice(max(-step, 0), length + min(-step, 0)))
+    return first[tuple(ours)], second[tuple(theirs)]
+
+
+def places(images: Sequence[Judged]) -> list[tuple[Judged, ...]]:
+    """Return images in groups that show one place each."""
+    groups: list[tuple[Judged, ...]] = []
+    for image in images:
+        near = [g for g in groups if any(place_of(o.photons, image.photons)[0] > _SAME_PLACE for o in g)]
+        groups = [g for g in groups if g not in near] + [(*(one for g in near for one in g), image)]
+    return groups
+
+
+def drawn_twice(images: Sequence[Judged]) -> Rows:
+    """Return how well the outlines agree that people drew in two images of one place."""
+    rows: Rows = {}
+    for group in places(images):
+        for first, second in combinations(group, 2):
+            correlation, shift = place_of(first.photons, second.photons)
+            known = np.logical_and(*overlapping(first.is_known, second.is_known, shift))
+            one, two = overlapping(first.is_rings, second.is_rings, shift)
+            rows[f"{first.name} and {second.name}"] = {
+                "correlation": correlation,
+                "shift, px": float(np.hypot(*shift)),
+                "Dice of the outlines": dice(one[known][None], two[known][None]),
+            }
+    return rows
+
+
+def trained(images: Sequence[Judged], steps: int, seed: int) -> Weights:
     """Return a new network that learned from all images; nothing else chose anything of it."""
+    shown = [one.shown for one in images]
     training = TrainingOptions(steps=steps, checkpoints=1, loss=LOSS)
-    return train(images, [], NETWORK, training, np.random.default_rng([seed, 0])).weights
+    return train(shown, [], NETWORK, training, np.random.default_rng([seed, 0])).weights
 
 
 def probability(weights: Weights, photons: FloatImage) -> FloatImage:
@@ -230,24 +300,44 @@ def _area_under_curve(score: NDArray[np.float32], truth: Mask) -> float:
     return float(result.statistic / (np.count_nonzero(truth) * np.count_nonzero(~truth)))
 
 
-def leave_one_out(source: Path, folder: Path, reading: str, steps: int, seed: int) -> Rows:
-    """Return figures for each image with rings: learned from all others, judged by this one alone."""
-    everything = prepared(source, folder / "all", reading)
+def leave_places_out(source: Path, folder: Path, reading: str, steps: int, seed: int) -> Rows:
+    """Return figures for each image with rings: learned from all other places, judged by it alone."""
+    everything = prepared(source, folder / "all", reading).learned
+    outlined = [one for one in everything if one.is_rings.any()]
     rows: Rows = {}
-    for name in [one.name for one in everything.learned if one.is_rings.any()]:
-        fold = prepared(source, folder / f"without {name}", reading, left_out=name)
-        (judge,) = fold.judges
-        chance = probability(trained(fold.images, steps, seed), judge.photons)
-        rows[f"{name}: network"] = figures(chance, chance > 0.5, judge)
+    for group in places(everything):
+        names = [one.name for one in group]
+        if not any(one.is_rings.any() for one in group) or all(one in group for one in outlined):
+            continue
+        fold = prepared(source, folder / f"without {' '.join(names)}", reading, names)
+        empty = [one for one in fold.learned if not one.is_rings.any()]
+        alone, all_weights = (trained(images, steps, seed) for images in _choices(fold.learned))
         sigma_px = best_blur_px(fold.learned)
-        smooth = ndimage.gaussian_filter(judge.photons, sigma_px)
-        rows[f"{name}: Otsu, smoothed by {sigma_px:g} px"] = figures(
-            smooth, bright(judge.photons, sigma_px), judge
-        )
-        rows[f"{name}: all that is stained is rings"] = figures(
-            np.ones_like(smooth), bright(judge.photons), judge
-        )
+        for judge in fold.judges:
+            if not judge.is_rings.any():
+                continue
+            rows |= _of_network(f"{judge.name}: network", alone, judge, empty)
+            if empty:
+                rows |= _of_network(f"{judge.name}: network, taught empty images too", all_weights, judge, ())
+            smooth = ndimage.gaussian_filter(judge.photons, sigma_px)
+            found = bright(judge.photons, sigma_px)
+            rows[f"{judge.name}: Otsu, smoothed by {sigma_px:g} px"] = figures(smooth, found, judge)
     return rows
+
+
+def _choices(images: Sequence[Judged]) -> tuple[Sequence[Judged], Sequence[Judged]]:
+    """Return the images in which rings are, and all."""
+    return [one for one in images if one.is_rings.any()], images
+
+
+def _of_network(name: str, weights: Weights, judge: Judged, empty: Sequence[Judged]) -> Rows:
+    """Return the figures of a network, and what it finds in stained places where no rings are."""
+    chance = probability(weights, judge.photons)
+    row = figures(chance, chance > 0.5, judge)
+    if empty:
+        wrong = [probability(weights, one.photons)[bright(one.photons)] > 0.5 for one in empty]
+        row["found in empty, %"] = 100 * float(np.mean(np.concatenate(wrong)))
+    return {name: row}
 
 
 def fractions(source: Path, weights: Weights) -> Rows:
@@ -296,7 +386,9 @@ JUDGED = (
     ("regions found, %", 0),
     ("Dice in neurites", 2),
     ("AUC in neurites", 2),
+    ("found in empty, %", 0),
 )
+TWICE = (("correlation", 2), ("shift, px", 0), ("Dice of the outlines", 2))
 FRACTIONS = (("offset", 0), ("rings, % of neurites", 1), ("mean probability, %", 1))
 
 
@@ -304,7 +396,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="labels_real", description=__doc__)
     parser.add_argument("folder", type=Path, help="images and their .polys.txt")
     parser.add_argument("--store", type=Path, help="folder for the label stores; a temporary one without it")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--readings", nargs="*", choices=READINGS, default=list(READINGS))
     asked = parser.parse_args()
@@ -321,10 +413,12 @@ def _tell(source: Path, folder: Path, reading: str, steps: int, seed: int) -> No
     for note in everything.notes:
         print(f"- {note}")
     print(f"\n{table([coverage(everything.learned)], COVERAGE)}\n")
-    print("One image left out each time, judged by it alone (a smoke test, not a validation):\n")
-    print(table([leave_one_out(source, folder, reading, steps, seed)], JUDGED))
-    print("\nLearned from all, shown images that nobody outlined:\n")
-    print(table([fractions(source, trained(everything.images, steps, seed))], FRACTIONS))
+    print(f"Images of one place:\n\n{table([drawn_twice(everything.learned)], TWICE)}\n")
+    print("Each place left out once, judged by its images alone (a smoke test, not a validation):\n")
+    print(table([leave_places_out(source, folder, reading, steps, seed)], JUDGED))
+    for told, images in zip(("outlined images", "all"), _choices(everything.learned), strict=True):
+        print(f"\nLearned from {told}, shown images that nobody outlined:\n")
+        print(table([fractions(source, trained(images, steps, seed))], FRACTIONS))
     print(f"\n{time.process_time() - began_s:.0f} s of CPU", flush=True)
 
 
