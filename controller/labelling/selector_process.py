@@ -16,14 +16,17 @@ from controller.labelling.selector import Selector
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import LABELS_FOLDER, plan_of
 from controller.labelling.session_questions import SessionQuestions
+from controller.labelling.shift_alarm import ShiftAlarm
 from controller.labelling.workers import work_until_input_ends
 from controller.labelling.worth import worth_of
 from controller.labels.plan import LabelPlan
 from controller.labels.store import LabelStore
 from controller.plugins import find_strategy
+from controller.recording.documents import StartDocument
 from controller.recording.following import FollowedSession
+from controller.segmentation.published import PUBLISHED
 
-WORTH_NAME = f"{LABELS_FOLDER}/worth.json"
+WORTH_NAME = "worth.json"
 _WORTH_EVERY = 10
 
 
@@ -38,13 +41,19 @@ class SelectorWork:
         Its label store.
     plan
         What is asked; ``None`` asks only what the session's policy asks.
+    own_folder
+        For what it has to remember; by default in the session's folder.
     """
 
-    def __init__(self, folder: Path, store: LabelStore, plan: LabelPlan | None) -> None:
+    def __init__(
+        self, folder: Path, store: LabelStore, plan: LabelPlan | None, *, own_folder: Path | None = None
+    ) -> None:
         self._folder, self._store, self._plan = folder, store, plan
+        self._own = folder / LABELS_FOLDER if own_folder is None else own_folder
         self._session = FollowedSession(folder)
         self._questions = SessionQuestions(store, plan.annotators if plan else 1)
         self._selector: Selector | None = None
+        self._alarm: ShiftAlarm
         self._judged_at = 0
 
     def step(self) -> str | None:
@@ -63,6 +72,8 @@ class SelectorWork:
         if not asked and selector.pool.pretrain():
             self._store.log("encoder trained", places=len(selector.pool))
         judged = self._judge(selector, self._plan, reader.start.seed)
+        if (shift := self._alarm.look(selector.pool.places)) is not None:
+            self._store.log("images differ", reason=shift.reason, compared_with=self._alarm.compared_with)
         did = [
             f"{added} new places of {len(selector.pool)}" if added else "",
             f"asked {len(asked)}" if asked else "",
@@ -88,10 +99,16 @@ class SelectorWork:
                 self._plan,
                 strategy_of(self._plan),
                 seed=reader.start.seed,
-                folder=self._folder / LABELS_FOLDER,
+                folder=self._own,
                 now=time.time,
             )
             self._selector.pool.take_in(reader)
+            self._alarm = ShiftAlarm(
+                self._selector.pool.encode,
+                self._own,
+                labels_of_weights(reader.start),
+                reader.start.seed,
+            )
         return self._selector
 
     def _judge(self, selector: Selector, plan: LabelPlan, seed: int) -> str:
@@ -102,7 +119,7 @@ class SelectorWork:
         self._judged_at = count
         answered = selector.answered(selector.known())
         worth = worth_of(self._store, answered, plan.classes, np.random.default_rng([seed, 3]))
-        path = self._folder / WORTH_NAME
+        path = self._own / WORTH_NAME
         path.parent.mkdir(exist_ok=True)
         waiting = path.with_suffix(".tmp")
         waiting.write_text(json.dumps(worth, allow_nan=False), encoding="utf-8")
@@ -134,6 +151,13 @@ def strategy_of(plan: LabelPlan) -> QueryStrategy:
         problem = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in ("labels", "strategy_options", *problem["loc"]))
         raise ConfigurationError(f"{key}: {problem['msg']}") from error
+
+
+def labels_of_weights(start: StartDocument) -> Path | None:
+    """Return the labels folder of the session that the segmenter's weights were published in, if one was."""
+    options = start.experiment.get("segmenter", {}).get("options", {})
+    path = Path(start.config_folder) / str(options.get("weights", ""))
+    return path.parent.parent if path.parts[-3:-1] == PUBLISHED.parts else None
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from controller.core.errors import SessionFolderError
 from controller.labelling.selector_process import WORTH_NAME
 from controller.labelling.session_images import SessionImages
-from controller.labelling.session_plan import plan_of
+from controller.labelling.session_plan import LABELS_FOLDER, plan_of
 from controller.labelling.workers import Supervisor, Worker
 from controller.labels.queue import LabelQueue
 from controller.labels.records import Role
@@ -148,7 +148,7 @@ class SessionState:
 
 def last_worth(folder: Path) -> dict[str, Any]:
     """Return what the answers have taught, as it was computed last; empty before."""
-    path = folder / WORTH_NAME
+    path = folder / LABELS_FOLDER / WORTH_NAME
     if not path.is_file():
         return {}
     found = json.loads(path.read_text(encoding="utf-8"))

@@ -270,7 +270,7 @@ def add_everything(place: Place, name: str) -> list[str]:
     """Add the same of everything, and something of one's own; return what it is called."""
     store = LabelStore.open(place)
     found = []
-    for number in range(8):
+    for number in range(4):
         request = ask(store, number, annotators=3)
         store.add_schema(LabelSchema(classes=(f"{name} {number}",)))
         store.beat(work(number))
@@ -295,16 +295,16 @@ def test_processes_that_add_the_same_at_once_find_the_same(place: Place) -> None
     first, *others = at_once(add_everything, [(place, name) for name in "abc"])
     assert all(other == first for other in others)
     store = LabelStore.open(place)
-    assert (len(store.requests()), len(store.samples()), len(store.annotators())) == (8, 8, 8)
-    assert [schema.number for schema in store.schemas()] == list(range(1, 26))
+    assert (len(store.requests()), len(store.samples()), len(store.annotators())) == (4, 4, 4)
+    assert [schema.number for schema in store.schemas()] == list(range(1, 14))
     assert len(store.workers()) == 1
     for name in "abc":
-        assert [e.detail["number"] for e in store.events() if e.what == name] == list(range(8))
+        assert [e.detail["number"] for e in store.events() if e.what == name] == list(range(4))
     from controller.labels import tables
 
     with store.database.reading() as connection:
         slots = connection.execute(tables.assignment.select()).all()
-    assert sorted(row.slot for row in slots) == sorted([0, 1, 2] * 8)
+    assert sorted(row.slot for row in slots) == sorted([0, 1, 2] * 4)
     store.close()
 
 
