@@ -148,7 +148,7 @@ def quality(selector: Selector, truth: Truth, folder: Path, seeds: int = 5) -> l
         ]
     )
     features = selector.pool.features(places)
-    answered = selector.answered(selector.known())
+    answered = selector.answers.asked_here(selector.answers.so_far())
     learn = answered.part(np.flatnonzero(~answered.is_held_out))
     rows = []
     for arm, is_audit in (("strategy", False), ("chance", True)):

@@ -23,7 +23,7 @@ from controller.core.limits import SafetyLimits, SafeValues
 from controller.core.settings import MAX_WAIT_S, Positive, Settings
 from controller.labels.plan import LabelPlan
 from controller.ladder import RealTime
-from controller.plugins import Role, find, find_dataset_maker
+from controller.plugins import Role, find, find_dataset_maker, find_strategy
 
 HARDWARE_SCHEMA: Literal["stedfast-hardware/1"] = "stedfast-hardware/1"
 EXPERIMENT_SCHEMA: Literal["stedfast-experiment/1"] = "stedfast-experiment/1"
@@ -182,7 +182,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Experiment:
             f"allowed are {HARDWARE_SCHEMA!r} and {EXPERIMENT_SCHEMA!r}"
         )
     experiment = Experiment(session, hardware)
-    problems = _plugin_problems(experiment) + _budget_problems(experiment)
+    problems = _plugin_problems(experiment) + _budget_problems(experiment) + _label_problems(experiment)
     if problems:
         raise ConfigurationError(*problems)
     return experiment
@@ -330,6 +330,23 @@ def _plugin_problems(experiment: Experiment) -> list[str]:
             options_of = find(role, name).Options
             problems += _describe(error, file.path, file.text, (*key[:-1], table), options_of)
     return problems
+
+
+def _label_problems(experiment: Experiment) -> list[str]:
+    """Check the strategy that questions are chosen by, and its options."""
+    session = experiment.session
+    plan = session.config.labels
+    if plan is None:
+        return []
+    place = f"{session.path}:{line_of(session.text, ('labels', 'strategy'))}"
+    try:
+        options = find_strategy(plan.strategy).Options
+        options.model_validate_json(json.dumps(plan.strategy_options, default=str))
+    except ConfigurationError as error:
+        return [f"{place}: labels.strategy: {problem}" for problem in error.problems]
+    except ValidationError as error:
+        return _describe(error, session.path, session.text, ("labels", "strategy_options"), options)
+    return []
 
 
 def _budget_problems(experiment: Experiment) -> list[str]:

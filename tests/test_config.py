@@ -131,7 +131,7 @@ def test_all_problems_of_a_file_are_named_at_once(tmp_path: Path) -> None:
         ("cycles = 5", "cycles = 5.0", "6: budget.cycles", "valid integer"),
         ("repeats = 3", "repeats = -3", "12: policy.options.repeats", "got -3"),
         ("repeats = 3", "repeets = 3", "12: policy.options.repeets", "no such key"),
-        ('name = "fixed"', 'name = "best"', "9: policy.name", "installed are events, fixed, regions"),
+        ('name = "fixed"', 'name = "best"', "9: policy.name", "installed are asking, events, fixed, regions"),
         ("cycles = 5", "session_energy_j = 9.0", "6: budget.session_energy_j", "more than the microscope"),
         ('hardware = "scope.toml"', 'hardware = "scoop.toml"', "hardware", "is neither a file beside"),
         ('name = "mine"', 'name = "mine"\nname = "yours"', "is not TOML", "line 3"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.asking import Candidates, QueryStrategy
+from controller.labelling.answers import Answers, Known
 from controller.labelling.places import Place
 from controller.labelling.pool import Pool
-from controller.labelling.session_images import RAW, SessionImages
-from controller.labels.class_consensus import ONE_OF
-from controller.labels.consensus import update_consensus
+from controller.labelling.session_images import SessionImages
 from controller.labels.plan import LabelPlan
 from controller.labels.records import (
-    AnswerRecord,
-    Consensus,
     NewRequest,
     Request,
     RequestItem,
-    Sample,
     Split,
     told_classes,
 )
@@ -32,7 +27,6 @@ from controller.learning.annotations import NOTHING_HERE
 from controller.learning.answer_cost import AnswerTask, CostModel, TimedAnswer
 from controller.learning.audit import AuditedArm, arms_of_next, choose_audited
 from controller.learning.patch_classifier import PatchClassifier, fit
-from controller.learning.worth import Answered
 
 #: So many questions of chance go to fields that judge before any goes elsewhere: fewer judge by luck.
 _JUDGES = 10
@@ -41,31 +35,6 @@ _MINUTE_S = 60.0
 _MEMBERS = 20
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Known:
-    """What has been answered so far, a row for each sample that says which class it shows.
-
-    Attributes
-    ----------
-    features
-        Shape ``(n, features)``.
-    targets
-        Part of the answers that say each class, shape ``(n, classes)``; class 0 is nothing here.
-    is_held_out
-        Whether a sample judges, shape ``(n,)``.
-    answer_s
-        Seconds that people spent on it, shape ``(n,)``.
-    samples
-        Their ids.
-    """
-
-    features: Floats
-    targets: Floats
-    is_held_out: NDArray[np.bool_]
-    answer_s: NDArray[np.float64]
-    samples: tuple[str, ...]
 
 
 class Selector:
@@ -100,12 +69,13 @@ class Selector:
         now: Callable[[], float],
     ) -> None:
         self.pool = Pool(plan, seed, folder / "encoder.safetensors")
-        self._store, self._images, self._plan, self._strategy = store, images, plan, strategy
+        self._store, self._plan, self._strategy = store, plan, strategy
         self._seed, self._now = seed, now
         self._schema = store.add_schema(plan.label_schema)
-        self._crops: dict[str, Floats] = {}
+        self.answers = Answers(store, images, plan, self.pool)
         self._splits = store.splits()
-        asked = [r for r in store.requests() if r.arm in {"policy", "random_audit"}]
+        self._drawn: set[str] = set()  # samples of which drawings are asked for
+        asked = [r for r in store.requests() if _is_own(r)]
         self._arms: list[AuditedArm] = [
             "random_audit" if r.arm == "random_audit" else "policy" for r in asked
         ]
@@ -115,7 +85,7 @@ class Selector:
         """Choose and ask a batch of questions, if there is room and something left to ask about."""
         if not self.has_room():
             return []
-        known = self.known()
+        known = self.answers.so_far()
         places = self._open_places()
         if not places:
             return []
@@ -123,9 +93,39 @@ class Selector:
         model = self.model(known)
         return self._ask_about(places, known, model, rng)
 
+    def ask_later(self) -> int:
+        """Ask for drawings where people found something, now that the session has ended; return how many."""
+        kind = self._plan.later_kind
+        if kind is None:
+            return 0
+        arms = {request.id: request.arm for request in self._store.requests()}
+        added = 0
+        for answer in self._store.answers():
+            found = [name for name in told_classes(answer.reply) if name in self._plan.classes]
+            if answer.kind != self._plan.kind or not found or answer.sample_ids[0] in self._drawn:
+                continue
+            self._drawn.add(answer.sample_ids[0])
+            self._store.add_request(
+                NewRequest(
+                    key=f"later/{answer.sample_ids[0]}/{kind}",
+                    kind=kind,
+                    text=f"Mark with {kind}: {', '.join(found)}",
+                    schema_id=self._schema.id,
+                    items=(RequestItem(sample_id=answer.sample_ids[0]),),
+                    several=True,
+                    arm=arms.get(answer.request_id or "", "import"),
+                    strategy=self._plan.strategy,
+                    reason="somebody said while the session ran that this is there",
+                    annotators=self._plan.annotators,
+                    is_live=False,
+                )
+            )
+            added += 1
+        return added
+
     def has_room(self) -> bool:
         """Tell whether people have answered enough of what is open, and have the time for more."""
-        requests = [r for r in self._store.requests() if r.arm in {"policy", "random_audit"} and r.is_live]
+        requests = [r for r in self._store.requests() if _is_own(r)]
         waiting = [r for r in requests if r.state == "open"]
         if len(waiting) >= self._plan.open_max:
             return False
@@ -135,53 +135,6 @@ class Selector:
         people = max(1, len({answer.annotator_id for answer in recent}))
         spent_s = sum(a.elapsed_s for a in recent) + sum(r.predicted_cost_s or 0.0 for r in waiting)
         return spent_s < _MINUTE_S * self._plan.attention * people
-
-    def known(self) -> Known:
-        """Return what has been answered about places, with a row for each sample."""
-        samples = {sample.id: sample for sample in self._store.samples()}
-        answers: dict[str, list[AnswerRecord]] = {}
-        for answer in self._store.answers():
-            if len(answer.sample_ids) == 1 and answer.schema_id == self._schema.id:
-                answers.setdefault(answer.sample_ids[0], []).append(answer)
-        update_consensus(self._store)
-        agreed = self._store.consensus(ONE_OF)
-        rows = []
-        for sample_id, given in answers.items():
-            target = self._target(given, agreed.get(sample_id))
-            crop = self._crop(samples[sample_id])
-            if target is not None and crop is not None:
-                rows.append((sample_id, target, given, crop))
-        count = 1 + len(self._plan.classes)
-        if not rows:
-            empty = np.zeros(0, np.bool_)
-            return Known(self._encoded([]), np.zeros((0, count), np.float32), empty, np.zeros(0), ())
-        places = [samples[sample_id] for sample_id, *_ in rows]
-        return Known(
-            self._encoded([crop for *_, crop in rows]),
-            np.stack([target for _, target, *_ in rows]),
-            np.array([self._splits.get((s.session, s.field)) == "held_out" for s in places]),
-            np.array([sum(a.elapsed_s for a in given) for _, _, given, _ in rows]),
-            tuple(sample.id for sample in places),
-        )
-
-    def answered(self, known: Known) -> Answered:
-        """Return the answers that a strategy or chance asked for, as what they are worth is judged by."""
-        arms = {
-            item.sample_id: request.arm
-            for request in self._store.requests()
-            for item in request.items
-            if request.arm in {"policy", "random_audit"}
-        }
-        ours = np.array([sample in arms for sample in known.samples], np.bool_)
-        everything = Answered(
-            features=known.features.astype(np.float64),
-            classes=known.targets.argmax(axis=1).astype(np.int64),
-            weights=known.targets.max(axis=1, initial=0.0).astype(np.float64),
-            seconds=known.answer_s,
-            is_audit=np.array([arms.get(s) == "random_audit" for s in known.samples], np.bool_),
-            is_held_out=known.is_held_out,
-        )
-        return everything.part(np.flatnonzero(ours))
 
     def model(self, known: Known) -> PatchClassifier:
         """Return what has been learned from the answers that do not judge."""
@@ -265,7 +218,7 @@ class Selector:
     def _request(self, place: Place, **fields: Any) -> Request:
         plan = self._plan
         sample = self._store.add_sample(place.sample)
-        self._crops[sample.id] = place.photons
+        self.answers.remember(sample, place.photons)
         return self._store.add_request(
             NewRequest(
                 kind=plan.kind,
@@ -304,37 +257,6 @@ class Selector:
             self._splits[session, field] = self._store.split_of(session, field, propose)
         return self._splits[session, field]
 
-    def _target(self, given: list[AnswerRecord], agreed: Consensus | None) -> Floats | None:
-        """Return how probable each class is, by what all answers come to; ``None`` if all were unsure."""
-        names = [NOTHING_HERE, *self._plan.classes]
-        votes = np.zeros(len(names), np.float32)
-        if agreed is not None and agreed.names == tuple(names):
-            votes[:] = agreed.classes
-        else:
-            for answer in given:
-                told = [name for name in told_classes(answer.reply) if name in names]
-                for name in told:
-                    votes[names.index(name)] += 1 / len(told)
-        return votes / votes.sum() if votes.any() else None
-
-    def _crop(self, sample: Sample) -> Floats | None:
-        if sample.id not in self._crops:
-            roi = sample.roi
-            if roi.shape_yx != (self._plan.crop_px, self._plan.crop_px):
-                return None
-            try:
-                image = self._images.whole(sample, RAW)
-            except KeyError:
-                return None
-            self._crops[sample.id] = np.asarray(
-                image[roi.y : roi.y + roi.rows, roi.x : roi.x + roi.columns], np.float32
-            )
-        return self._crops[sample.id]
-
-    def _encoded(self, crops: list[Floats]) -> Floats:
-        side = self._plan.crop_px
-        return self.pool.encode(np.stack(crops) if crops else np.zeros((0, side, side), np.float32))
-
     def _costs(self, mean: Floats, photons: Floats) -> Floats:
         """Return the seconds that an answer is predicted to take, by what a place is taken for and its light.
 
@@ -353,12 +275,12 @@ class Selector:
                     kind=answer.kind,
                     classes=len(names),
                     predicted_class=told[0],
-                    photons=float(self._crops[answer.sample_ids[0]].mean()),
+                    photons=self.answers.photons(answer.sample_ids[0]),
                 ),
                 answer_s=answer.elapsed_s,
             )
             for answer in self._store.answers()
-            if (told := told_classes(answer.reply)) and answer.sample_ids[0] in self._crops
+            if (told := told_classes(answer.reply)) and len(answer.sample_ids) == 1
         ]
         model = CostModel.fit(timed)
         each = [
@@ -369,6 +291,11 @@ class Selector:
             for name in names
         ]
         return np.asarray((mean * np.stack(each, axis=1)).sum(axis=1), np.float32)
+
+
+def _is_own(request: Request) -> bool:
+    """Tell whether a question is one of those that are chosen here while a session runs."""
+    return request.arm in {"policy", "random_audit"} and request.is_live
 
 
 def _foreground(crops: Floats) -> Floats:

@@ -71,12 +71,14 @@ class SelectorWork:
         # Only while people have something to answer: it takes half a minute.
         if not asked and selector.pool.pretrain():
             self._store.log("encoder trained", places=len(selector.pool))
+        later = selector.ask_later() if reader.stop is not None else 0
         judged = self._judge(selector, self._plan, reader.start.seed)
         if (shift := self._alarm.look(selector.pool.places)) is not None:
             self._store.log("images differ", reason=shift.reason, compared_with=self._alarm.compared_with)
         did = [
             f"{added} new places of {len(selector.pool)}" if added else "",
             f"asked {len(asked)}" if asked else "",
+            f"asked for {later} drawings" if later else "",
             judged,
         ]
         return ", ".join(part for part in did if part) or None
@@ -117,7 +119,7 @@ class SelectorWork:
         if count // _WORTH_EVERY <= self._judged_at // _WORTH_EVERY:
             return ""
         self._judged_at = count
-        answered = selector.answered(selector.known())
+        answered = selector.answers.asked_here(selector.answers.so_far())
         worth = worth_of(self._store, answered, plan.classes, np.random.default_rng([seed, 3]))
         path = self._own / WORTH_NAME
         path.parent.mkdir(exist_ok=True)

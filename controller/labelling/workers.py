@@ -94,6 +94,7 @@ class Supervisor:
             worker.is_given_up = len(worker.deaths) >= _DEATHS_MAX
             what = "not started again" if worker.is_given_up else "started again"
             message = f"the {worker.name} ended by itself (exit code {code}); {what}"
+            worker.stop()  # lets go of its pipe
             self._note(worker, process.pid, message)
             if not worker.is_given_up:
                 worker.start()

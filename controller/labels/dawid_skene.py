@@ -35,7 +35,7 @@ class DawidSkeneOptions(Settings):
     """Answers per class, right with ``trust``, that everybody is thought to have given before the first."""
     learns_from_single: bool = True
     """Whether items that one person answered say something of that person."""
-    iterations: Annotated[int, Field(ge=1)] = 200
+    iterations: Annotated[int, Field(ge=1)] = 500
     tolerance: Annotated[float, Field(gt=0)] = 1e-6
     """The end is reached when no probability of an item changes by more."""
 

@@ -231,16 +231,14 @@ def _drawn_boxes(masks: Mapping[str, Plane], objects: Mapping[str, Plane]) -> li
 def _winner(masks: Mapping[str, Plane]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return which mask is the most probable in each pixel, and by how many tenths more than the next best.
 
-    What is neither of these has the rest of the probability.
+    Where none is more probable than not, that is 0 tenths, as where nobody looked. What is none of these has
+    the rest of the probability.
     """
-    stack = np.stack(list(masks.values())).astype(np.float64)
-    known = np.nan_to_num(stack, nan=0.0)
+    known = np.nan_to_num(np.stack(list(masks.values())).astype(np.float64), nan=0.0)
     rest = np.maximum(1 - known.sum(axis=0, keepdims=True), 0)
     ordered = np.sort(np.concatenate([known, rest]), axis=0)
-    margin = np.where(np.isfinite(stack).any(axis=0), ordered[-1] - ordered[-2], 0)
-    # The rest may be the most probable: then nothing is known.
-    best = np.where(known.max(axis=0) >= rest[0], known.argmax(axis=0), len(masks))
-    return best, np.where(best < len(masks), np.round(margin * LEVELS), 0).astype(np.int64)
+    margin = np.where(known.max(axis=0) >= 0.5, ordered[-1] - ordered[-2], 0)
+    return known.argmax(axis=0), np.round(margin * LEVELS).astype(np.int64)
 
 
 def _level(margin: float) -> float:

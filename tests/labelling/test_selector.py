@@ -112,7 +112,7 @@ def test_what_people_said_is_known_and_who_was_unsure_said_nothing(
     told(store, me, Reply(annotations=(TagAnnotation(present=("shaft",)),)))
     told(store, me, Reply(outcome="nothing here"))
     told(store, me, Reply(outcome="unsure"))
-    known = selector.known()
+    known = selector.answers.so_far()
     assert sorted(known.targets.argmax(axis=1).tolist()) == [0, 2]
     np.testing.assert_allclose(known.targets.sum(axis=1), 1, rtol=1e-6)
     assert known.answer_s.tolist() == [2.0, 2.0]
@@ -144,7 +144,10 @@ def test_what_was_bought_can_be_shown(recorded: SessionReader, tmp_path: Path) -
         told(store, me, answer[number // 2 % 2])
     rng = np.random.default_rng(0)
     worth = json.loads(
-        json.dumps(worth_of(store, selector.answered(selector.known()), PLAN.classes, rng), allow_nan=False)
+        json.dumps(
+            worth_of(store, selector.answers.asked_here(selector.answers.so_far()), PLAN.classes, rng),
+            allow_nan=False,
+        )
     )
     assert {row["class"] for row in worth["bought"]} >= {NOTHING_HERE, "spine"}
     assert len(worth["curves"]["asked by chance"]) > 1
@@ -156,6 +159,23 @@ def test_a_session_asks_by_itself(recorded: SessionReader, tmp_path: Path) -> No
     work = SelectorWork(recorded.folder, store, PLAN, own_folder=tmp_path)
     assert "asked 5" in (work.step() or "")
     assert len(store.requests()) == 5
+
+
+def test_drawings_are_asked_for_where_something_was_found_once_the_session_has_ended(
+    recorded: SessionReader, tmp_path: Path
+) -> None:
+    store = LabelStore.open(tmp_path, create=True)
+    me = store.add_annotator("me")
+    work = SelectorWork(recorded.folder, store, PLAN.replace(later_kind="mask"), own_folder=tmp_path)
+    work.step()
+    told(store, me, Reply(outcome="nothing here"))
+    told(store, me, Reply(annotations=(TagAnnotation(present=("spine",)),)))
+    for _ in range(2):
+        work.step()
+    (drawing,) = [request for request in store.requests() if not request.is_live]
+    assert (drawing.kind, drawing.text) == ("mask", "Mark with mask: spine")
+    answered = [answer for answer in store.answers() if answer.reply.annotations]
+    assert [item.sample_id for item in drawing.items] == list(answered[0].sample_ids)
 
 
 def test_a_strategy_that_is_not_there_or_told_nonsense_is_named() -> None:

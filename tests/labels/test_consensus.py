@@ -342,6 +342,32 @@ def test_what_was_taken_back_is_no_longer_learned_from(lab: Lab) -> None:
     assert annotations_for_training(lab.store, sample).annotations == ()
 
 
+def test_the_last_of_two_drawings_of_one_person_counts(lab: Lab) -> None:
+    sample = lab.sample()
+    lab.answer("a", sample, "mask", said(square(4, 6)))
+    update_consensus(lab.store)
+    lab.answer("a", sample, "mask", said(square(4, 6, "fibre")))
+    update_consensus(lab.store)
+    target = lab.target(sample)
+    assert [(target.classes == number).sum() for number in (1, 2)] == [0, 36]
+    assert (target.sources != Source.EXCLUDED).all()
+
+
+def test_what_becomes_known_of_people_makes_new_versions_of_what_they_said(lab: Lab) -> None:
+    names = (NOTHING_HERE, *SCHEMA.classes)
+    disputed = lab.sample(99)
+    for who, name in (("a", "ring"), ("b", "fibre")):
+        lab.answer(who, disputed, "tag", tag(name))
+    (first,) = update_consensus(lab.store).new
+    assert first.classes[1] == pytest.approx(first.classes[2])
+    for number in range(12):
+        for who, shift in (("a", 0), ("b", 1 + number % 2), ("c", 0)):
+            lab.answer(who, lab.sample(number), "tag", tag(names[(number + shift) % 3]))
+    new = {one.sample_id: one for one in update_consensus(lab.store).new}
+    assert (new[disputed.id].version, new[disputed.id].inputs) == (2, first.inputs)
+    assert new[disputed.id].classes[1] > 0.8
+
+
 def test_answers_of_an_older_schema_count_for_the_classes_that_still_are(lab: Lab) -> None:
     ring, nothing = lab.sample(), lab.sample(1)
     lab.answer("a", ring, "tag", tag("ring"))

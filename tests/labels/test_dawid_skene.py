@@ -31,8 +31,8 @@ def crowd(seed: int, items: int = 300, coverage: float = 0.6) -> tuple[Whole, Wh
     return truth, np.where(rng.random(wrong.shape) < coverage, said, -1)
 
 
-def crowd_kit(table: Whole) -> tuple[Whole, Floats]:
-    """Return which items crowd-kit has something to say of, and its posterior of these."""
+def crowd_kit(table: Whole) -> tuple[Whole, Floats, int]:
+    """Return which items crowd-kit has something to say of, its posterior of these, and its iterations."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         aggregation = pytest.importorskip("crowdkit.aggregation", reason="crowd-kit, an oracle, is absent")
@@ -40,17 +40,21 @@ def crowd_kit(table: Whole) -> tuple[Whole, Floats]:
 
         items, annotators = np.nonzero(table >= 0)
         rows = pd.DataFrame({"task": items, "worker": annotators, "label": table[items, annotators]})
-        found = aggregation.DawidSkene(n_iter=300, tol=1e-9).fit(rows).probas_.sort_index()
-        return found.index.to_numpy(), found.reindex(columns=range(len(FREQUENCIES))).to_numpy()
+        oracle = aggregation.DawidSkene(n_iter=100, tol=1e-7).fit(rows)
+        found = oracle.probas_.sort_index()
+        posterior = found.reindex(columns=range(len(FREQUENCIES))).to_numpy()
+        return found.index.to_numpy(), posterior, len(oracle.loss_history_)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_posterior_is_that_of_crowd_kit(seed: int) -> None:
-    _, table = crowd(seed)
-    items, expected = crowd_kit(table)
-    found = dawid_skene(CrowdAnswers.from_table(table, len(FREQUENCIES))).posterior[items]
+    _, table = crowd(seed, items=200)
+    items, expected, iterations = crowd_kit(table)
+    # It ends where rounding makes its bound go down once, which may be on a plateau far from the end.
+    options = DawidSkeneOptions(iterations=iterations, tolerance=1e-300)
+    found = dawid_skene(CrowdAnswers.from_table(table, len(FREQUENCIES)), options).posterior[items]
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
-    assert np.abs(found - expected).mean() <= 1e-3
+    assert np.abs(found - expected).mean() <= 1e-6
 
 
 def test_it_is_right_more_often_than_the_majority_and_finds_the_worst_annotator() -> None:
@@ -77,10 +81,16 @@ def test_who_answers_alone_is_trusted_as_stated_and_not_found_faultless() -> Non
 
 
 def test_newcomers_decide_by_majority_whatever_class_is_rare() -> None:
-    table = np.array([[3, 3, 0], [0, 0, 3], [1, -1, -1], [0, 0, 0], [0, 0, 0]])
-    options = DawidSkeneOptions(least_shared=10, prior_answers=2)
-    found = dawid_skene(CrowdAnswers.from_table(table, 4), options)
-    assert found.posterior.argmax(axis=1).tolist() == [3, 0, 1, 0, 0]
+    # Two people who are known, and agree that class 3 hardly ever occurs; and three newcomers.
+    known = np.zeros((20, 5), np.int64)
+    known[:, 2:] = -1
+    new = np.array([[-1, -1, 3, -1, -1], [-1, -1, 3, 3, 0], [-1, -1, 0, 0, 3]])
+    options = DawidSkeneOptions(least_shared=10, prior_answers=2, learns_from_single=False)
+    found = dawid_skene(CrowdAnswers.from_table(np.concatenate([known, new]), 4), options)
+    assert found.is_judged.tolist() == [True, True, False, False, False]
+    assert found.priors[3] < 0.1
+    assert found.posterior[20:].argmax(axis=1).tolist() == [3, 3, 0]
+    assert found.posterior[20, 3] == pytest.approx(0.9)
 
 
 def test_an_answer_of_no_weight_says_nothing_and_half_a_weight_says_less() -> None:

@@ -105,6 +105,17 @@ def test_it_is_the_same_again_with_the_same_seed() -> None:
     assert first == again
 
 
+def test_what_a_policy_asked_for_in_held_out_fields_judges_nothing() -> None:
+    told = answers(2)
+    clean = what_seconds_bought(told, nearest_mean, np.random.default_rng(5), OPTIONS)
+    spoiled = np.concatenate([np.arange(len(told.classes)), np.flatnonzero(told.is_held_out)])
+    more = told.part(spoiled)
+    added = np.arange(len(spoiled)) >= len(told.classes)
+    more.classes[added] = (more.classes[added] + 1) % 3
+    more.is_audit[added] = False
+    assert what_seconds_bought(more, nearest_mean, np.random.default_rng(5), OPTIONS) == clean
+
+
 def test_answers_of_no_weight_are_not_learned_from() -> None:
     told = answers(3)
     told.weights[~told.is_held_out] = 0
