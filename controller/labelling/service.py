@@ -89,10 +89,14 @@ class LabelService:
             self.store.close()
 
 
-def workers_of(where: Where, *, learns: bool) -> list[Worker]:
+def workers_of(where: Where, *, learns: bool = True) -> list[Worker]:
     """Return the processes that work beside a session; a folder without one needs none.
 
-    Where only the session's policy asks, it is not known what to tell apart, so nothing is learned.
+    Parameters
+    ----------
+    learns
+        Whether there is a plan. Where only the session's policy asks, it is not known what to tell apart, so
+        nothing is learned.
     """
     arguments = (str(where.folder), *(("--database", where.database) if where.database else ()))
     if not (where.folder / JOURNAL_NAME).exists():
