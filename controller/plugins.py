@@ -122,7 +122,6 @@ _EXTRA_OF = {
     "sqlalchemy": "label",
     "starlette": "label",
     "uvicorn": "label",
-    "krippendorff": "label",
     "psycopg": "postgresql",
 }
 

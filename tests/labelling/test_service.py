@@ -8,6 +8,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,12 @@ def service(folder: Path) -> Iterator[LabelService]:
     assert not thread.is_alive()
 
 
-def browser(service: LabelService, name: str) -> httpx2.Client:
+@contextmanager
+def browser(service: LabelService, name: str) -> Iterator[httpx2.Client]:
     link = service.link(name)
-    page = httpx2.Client(base_url=service.server.url, follow_redirects=True, timeout=30)
-    assert page.get(link).status_code == 200
-    return page
+    with httpx2.Client(base_url=service.server.url, follow_redirects=True, timeout=30) as page:
+        assert page.get(link).status_code == 200
+        yield page
 
 
 def answered(page: httpx2.Client, task: dict[str, Any]) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def test_steps_are_told_and_failures_do_not_end_them(
             raise what
         return what
 
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(os.fdopen(read, "rb")))
+    stdin = io.TextIOWrapper(os.fdopen(read, "rb"))
+    monkeypatch.setattr(sys, "stdin", stdin)
     monkeypatch.setattr(os, "nice", lambda _: None)
     thread = threading.Thread(
         target=work_until_input_ends, args=("asker", step, store), kwargs={"period_s": 0.01}
@@ -91,6 +92,7 @@ def test_steps_are_told_and_failures_do_not_end_them(
     thread.start()
     thread.join(20)
     assert not thread.is_alive()
+    stdin.close()
     assert seen[:3] == [
         ("working", "did one thing"),
         ("idle", "did one thing"),
