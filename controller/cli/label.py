@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,24 +23,34 @@ DatabaseOption = Annotated[
 FolderArgument = Annotated[Path, typer.Argument(help="A session folder, of a running session too.")]
 NameOption = Annotated[str, typer.Option("--annotator", help="Your name or pseudonym.")]
 
+#: Beside the plan: where the page was offered last.
+_PORT_NAME = "port"
+
 
 @app.command()
 def label(  # noqa: PLR0913, PLR0917  # one argument an option
     folder: FolderArgument,
     annotator: NameOption = "me",
     classes: Annotated[
-        str | None, typer.Option(help="What to tell apart, with commas; if the experiment has no [labels].")
+        str | None, typer.Option(help="What to tell apart, with commas; if the experiment has no \\[labels].")
     ] = None,
-    question: Annotated[str | None, typer.Option(help="What is asked, if not what [labels] says.")] = None,
+    question: Annotated[str | None, typer.Option(help="What is asked, if not what \\[labels] says.")] = None,
     kind: Annotated[
-        str | None, typer.Option(help="tag, grades, points, scribble, box, polygon, mask.")
+        str | None,
+        typer.Option(help="How it is answered: tag, grades, points, scribble, box, polygon or mask."),
     ] = None,
     crop_px: Annotated[int | None, typer.Option(help="Side of the square that is asked about.")] = None,
     database: DatabaseOption = None,
     host: Annotated[
         str, typer.Option(help="Address to offer the page at; 0.0.0.0 lets others in, with a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 0,
+    port: Annotated[
+        int | None, typer.Option(help="0 takes a free one; without it that of last time, if it is free.")
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name of the page, such as https://labels.lab.org of a proxy."),
+    ] = None,
     open_browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it at once.")] = True,
 ) -> None:
     """Answer questions about a session in the browser, while it runs or afterwards."""
@@ -57,16 +69,55 @@ def label(  # noqa: PLR0913, PLR0917  # one argument an option
         if plan is not None:
             write_plan(folder, plan)
 
-        service = LabelService(Where(folder, database, host, port))
+        asked_port = _port_of_last_time(folder, host) if port is None else port
+        service = LabelService(Where(folder, database, host, asked_port, tuple(name or ())))
+        _keep_port(folder, service.server.port)
         address = service.link(annotator)
         typer.echo(f"the label page: {address}")
-        typer.echo(f"for others:     stedfast labels invite {folder} NAME --address {service.server.url}")
+        others = _address_for_others(service.server.url, host, name)
+        typer.echo(f"for others:     stedfast labels invite {folder} NAME --address {others}")
         typer.echo("Ctrl-C ends it; nothing that was answered is lost")
         if open_browser and _has_screen():
             import webbrowser
 
             webbrowser.open(address)
         service.run()
+
+
+def _port_of_last_time(folder: Path, host: str) -> int:
+    """Return the port that the page had last if it is free, else 0.
+
+    A browser keeps answers that were not stored yet for one address, and sends them there.
+    """
+    from controller.labelling.session_plan import LABELS_FOLDER
+
+    try:
+        port = int((folder / LABELS_FOLDER / _PORT_NAME).read_text(encoding="ascii"))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+    except (OSError, ValueError, OverflowError):
+        return 0
+    return port
+
+
+def _keep_port(folder: Path, port: int) -> None:
+    from controller.labelling.session_plan import LABELS_FOLDER
+
+    path = folder / LABELS_FOLDER / _PORT_NAME
+    with suppress(OSError):  # a convenience; with --database the folder may be one that is only read
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{port}\n", encoding="ascii")
+
+
+def _address_for_others(url: str, host: str, names: list[str] | None) -> str:
+    """Return where others find the page: by its further name, else by that of this computer."""
+    port = url.rpartition(":")[2]
+    if names:
+        return names[0] if "://" in names[0] else f"http://{names[0]}:{port}"
+    is_everywhere = host in {"0.0.0.0", "::"}  # noqa: S104  # somebody asked for it
+    return f"http://{socket.gethostname()}:{port}" if is_everywhere else url
 
 
 def _has_screen() -> bool:

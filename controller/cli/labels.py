@@ -56,6 +56,8 @@ def invite(
 ) -> None:
     """Let somebody else answer: print a secret of their own for the page."""
     with errors_told(as_json=False):
+        from pydantic import ValidationError
+
         from controller.core.errors import ConfigurationError
 
         if role not in _ROLES:
@@ -63,6 +65,9 @@ def invite(
         store = _store(folder, database, create=True)
         try:
             annotator = store.add_annotator(name, role)
+        except ValidationError as error:
+            problems = error.errors(include_url=False)
+            raise ConfigurationError(*(f"{p['loc'][0]} {name!r}: {p['msg']}" for p in problems)) from error
         except ValueError as error:
             raise ConfigurationError(str(error)) from error
         token = store.new_token(annotator)
@@ -150,7 +155,8 @@ def export_labels(
     folder: FolderArgument,
     target: Annotated[Path, typer.Argument(help="New folder to write.")],
     file_format: Annotated[
-        str, typer.Option("--format", help="label_tiff, ome_zarr, coco, napari, ilastik, polys or csv.")
+        str,
+        typer.Option("--format", help="label_tiff, ome_zarr, coco, napari, ilastik(_hdf5), polys, csv."),
     ] = "label_tiff",
     annotator: Annotated[str | None, typer.Option(help="Only answers of this person.")] = None,
     database: DatabaseOption = None,
@@ -173,7 +179,8 @@ def import_labels(  # noqa: PLR0913, PLR0917  # one argument an option
     folder: FolderArgument,
     source: Annotated[Path, typer.Argument(help="Folder or file with images and their labels.")],
     file_format: Annotated[
-        str, typer.Option("--format", help="label_tiff, ome_zarr, coco, napari, ilastik or polys.")
+        str,
+        typer.Option("--format", help="label_tiff, ome_zarr, coco, napari, ilastik(_hdf5) or polys."),
     ],
     annotator: Annotated[str, typer.Option(help="Whose labels they are.")],
     classes: Annotated[

@@ -70,7 +70,8 @@ class LabelService:
                 now=time.time,
             )
             self.server = LabelServer(desk, host=where.host, port=where.port, names=where.names)
-            self._supervisor = Supervisor(self.store, workers_of(where), time.time)
+            workers = workers_of(where, learns=self.plan is not None)
+            self._supervisor = Supervisor(self.store, workers, time.time)
             undo.pop_all()
 
     def link(self, name: str, role: Role = "expert") -> str:
@@ -88,15 +89,22 @@ class LabelService:
             self.store.close()
 
 
-def workers_of(where: Where) -> list[Worker]:
-    """Return the processes that work beside a session; a folder without one needs none that ask."""
+def workers_of(where: Where, *, learns: bool = True) -> list[Worker]:
+    """Return the processes that work beside a session; a folder without one needs none.
+
+    Parameters
+    ----------
+    learns
+        Whether there is a plan. Where only the session's policy asks, it is not known what to tell apart, so
+        nothing is learned.
+    """
     arguments = (str(where.folder), *(("--database", where.database) if where.database else ()))
     if not (where.folder / JOURNAL_NAME).exists():
         return []
-    return [
-        Worker("selector", "controller.labelling.selector_process", arguments),
-        Worker("trainer", "controller.labelling.trainer_process", arguments),
-    ]
+    workers = [Worker("selector", "controller.labelling.selector_process", arguments)]
+    if learns:
+        workers.append(Worker("trainer", "controller.labelling.trainer_process", arguments))
+    return workers
 
 
 class SessionState:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from controller.core.errors import ConfigurationError, StedfastError
+from controller.labelling.session_plan import plan_of
 from controller.labelling.snapshots import answers_in, collect
 from controller.labelling.trainer import Beginning, LabelTrainer
 from controller.labelling.training_images import (
@@ -69,18 +70,15 @@ def trainer_of(folder: Path, database: str | None = None, images: SampleImages |
         If there is no session, no plan of labels, no store, or its weights cannot be read.
     """
     start = SessionReader(folder).start
-    plan = plan_of(start)
+    plan = plan_of(folder)
+    if plan is None:
+        raise ConfigurationError(
+            f"{folder}: there is nothing to learn: its experiment has no table [labels], and nobody said "
+            "what to tell apart (stedfast label --classes)"
+        )
     beginning = beginning_of(start, folder, plan)
     store = LabelStore.open(database or folder)
     return LabelTrainer(store, images or SessionImages(folder), plan, beginning)
-
-
-def plan_of(start: StartDocument) -> LabelPlan:
-    """Return what a session was to ask."""
-    told = start.experiment.get("labels")
-    if told is None:
-        raise ConfigurationError("this session asks nothing: its experiment has no table [labels]")
-    return LabelPlan.model_validate_json(_json(told))
 
 
 def beginning_of(start: StartDocument, folder: Path, plan: LabelPlan) -> Beginning:

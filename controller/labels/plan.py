@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from controller.core.decision import QuestionKind
 from controller.core.settings import Fraction, Modality, NonNegative, Positive, Settings
-from controller.learning.annotations import ClassName, LabelSchema
+from controller.labels.records import checked_text
+from controller.learning.annotations import ClassName, LabelSchema, checked_classes
 from controller.learning.audit import FRACTION, FRACTION_MIN
 
 
@@ -19,10 +19,14 @@ class LabelPlan(Settings):
     same places, when it has ended.
     """
 
-    classes: Annotated[tuple[ClassName, ...], Field(min_length=1, max_length=63)]
+    classes: Annotated[
+        tuple[ClassName, ...], Field(min_length=1, max_length=63), AfterValidator(checked_classes)
+    ]
     """What a person tells apart; ``nothing here`` and ``ambiguous`` can always be answered."""
-    question: Annotated[str, Field(min_length=1, max_length=500)] = "What is in the square?"
-    kind: QuestionKind = "tag"
+    question: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(checked_text)] = (
+        "What is in the square?"
+    )
+    kind: Literal["tag", "grades", "points", "scribble", "box", "polygon", "mask"] = "tag"
     several: bool = False
     """Whether more than one class may be in one place."""
     later_kind: Literal["points", "scribble", "box", "polygon", "mask"] | None = None

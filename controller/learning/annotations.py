@@ -45,6 +45,16 @@ ShapeYX = tuple[Length, Length]
 Run = tuple[Annotated[int, Field(ge=0, le=MAX_OBJECTS)], Annotated[int, Field(ge=1, le=MAX_MASK_PIXELS)]]
 
 
+def checked_classes(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of classes; ``ValueError`` if they could be taken for each other."""
+    for name in classes:
+        if name in {NOTHING_HERE, AMBIGUOUS}:
+            raise ValueError(f"{name!r} is part of every schema; leave it out of classes")
+        if name != name.strip() or classes.count(name) > 1:
+            raise ValueError(f"classes need names that differ, without spaces around them; got {name!r}")
+    return classes
+
+
 class LabelSchema(Settings):
     """What can be said of a pixel: :data:`NOTHING_HERE`, one of the ``classes``, or :data:`AMBIGUOUS`."""
 
@@ -54,12 +64,7 @@ class LabelSchema(Settings):
     @field_validator("classes")
     @classmethod
     def _differ(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
-        for name in classes:
-            if name in {NOTHING_HERE, AMBIGUOUS}:
-                raise ValueError(f"{name!r} is part of every schema; leave it out of classes")
-            if name != name.strip() or classes.count(name) > 1:
-                raise ValueError(f"classes need names that differ, without spaces around them; got {name!r}")
-        return classes
+        return checked_classes(classes)
 
     @property
     def names(self) -> tuple[str, ...]:

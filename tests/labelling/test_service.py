@@ -109,6 +109,7 @@ def test_the_state_of_a_session_is_read_from_its_journal(folder: Path, tmp_path:
 
 def test_a_folder_without_a_session_needs_nobody_who_asks(tmp_path: Path, folder: Path) -> None:
     assert workers_of(Where(tmp_path)) == []
+    assert [worker.name for worker in workers_of(Where(folder), learns=False)] == ["selector"]
     assert [worker.name for worker in workers_of(Where(folder, "postgresql://lab"))] == [
         "selector",
         "trainer",

@@ -16,11 +16,14 @@ pytest.importorskip("sqlalchemy")
 
 from controller.assemble import new_session
 from controller.config import load
+from controller.labelling.session_plan import plan_of, write_plan
 from controller.labelling.snapshots import collect
 from controller.labelling.trainer import Beginning, LabelTrainer
-from controller.labelling.trainer_process import earlier_judges, main, plan_of, trainer_of
+from controller.labelling.trainer_process import earlier_judges, main, trainer_of
 from controller.labelling.training_images import SessionImages
+from controller.labels.plan import LabelPlan
 from controller.labels.records import Reply, Roi
+from controller.labels.store import LabelStore
 from controller.learning.annotations import LabelSchema, TagAnnotation
 from controller.networks.weights import Weights
 from controller.recording.reader import SessionReader
@@ -150,7 +153,16 @@ def test_a_folder_that_cannot_be_learned_from_is_told(
     unasked = session(tmp_path / "unasked")
     assert main([str(unasked)]) == 1
     assert "nothing was asked there" in capsys.readouterr().err
-    assert plan_of(SessionReader(unasked).start) == plan_of(SessionReader(asked.folder).start)
+
+
+def test_it_learns_by_the_plan_that_was_written_when_the_session_had_none(tmp_path: Path) -> None:
+    folder = session(tmp_path, labels="")
+    plan = LabelPlan(classes=("ring", "fibre"), train_after=7)
+    write_plan(folder, plan)
+    LabelStore.open(folder, create=True).close()
+    trainer = trainer_of(folder)
+    trainer.store.close()
+    assert trainer.plan == plan
 
 
 def test_weights_of_another_session_bring_along_what_they_were_judged_by(asked: Answered) -> None:
@@ -161,7 +173,8 @@ def test_weights_of_another_session_bring_along_what_they_were_judged_by(asked: 
     card = weights.card.replace(training={"snapshot": snapshot.sha256, "published": 900})
     folder = asked.folder / PUBLISHED
     path = publish(Weights(weights.data, card), folder, 900)
-    plan, options = plan_of(SessionReader(asked.folder).start), SmallUNetSegmenter.Options()
+    plan, options = plan_of(asked.folder), SmallUNetSegmenter.Options()
+    assert plan is not None
     old = earlier_judges(path, plan, options)
     path.unlink()
     assert len(old) == 2 * len(material.judges), "each with and without its denoised image"
