@@ -5,6 +5,7 @@ It is a file of numbers, read and used with numpy alone, so any policy or enviro
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -161,9 +162,17 @@ class LearnedReward(Settings):
             told.append(found[:, 0])
         return np.stack(told)
 
+    @property
+    def sha256(self) -> str:
+        """Return the checksum that its file has as :meth:`write` leaves it, however it is laid out now."""
+        return hashlib.sha256(self._as_json()).hexdigest()
+
     def write(self, path: Path) -> None:
         """Write it to a JSON file."""
-        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        path.write_bytes(self._as_json())
+
+    def _as_json(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
 
     @classmethod
     def read(cls, path: Path) -> Self:
