@@ -204,10 +204,11 @@ class Preferences:
         if size < 2:
             return None
         sets = np.array(list(combinations(best.tolist(), size)))
-        worth = (
-            self._distances(values, sets, best) if self._utility is None else self._information(scans, sets)
-        )
-        worth *= [self._new_part([_index(scans[i]) for i in one]) for one in sets]
+        if self._utility is None:
+            tells = _distances(values, sets, best)
+        else:
+            tells = _information(self._utility.reward, scans, sets)
+        worth = tells * [self._new_part([_index(scans[i]) for i in one]) for one in sets]
         first = int(np.argmax(worth))
         return ([scans[i] for i in sets[first]], float(worth[first])) if worth[first] > 0 else None
 
