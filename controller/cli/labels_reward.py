@@ -93,11 +93,11 @@ def _lines(learned: Learned) -> list[str]:
     people = ", ".join(f"{count} by {name}" for name, count in card.annotators.items())
     lines = [f"learned from {learned.reward.choices} choices ({people}), {learned.reward.kind}"]
     lines += [f"  {count} not learned from: {why}" for why, count in learned.passed_over.items()]
-    lines += [
+    lines.append(
         f"foresees {card.right:g} of {card.judged} choices when it is learned from the others; "
-        f"chance would {card.right_by_chance:.1f}",
-        "what matters, as utility from the least to the most that was shown:",
-    ]
+        f"chance would {card.right_by_chance:.1f}"
+    )
+    lines.append("what matters, as utility from the least to the most that was shown:")
     for matter in learned.matters:
         shown = f"{matter.low:.3g} to {matter.high:.3g}"
         if not matter.has_differed:

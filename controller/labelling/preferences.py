@@ -163,7 +163,7 @@ def _check(told: Sequence[_Told], passed_over: Mapping[str, int]) -> None:
     if len(described) > 1:
         lists = "; ".join(f"{names} ({count} options)" for names, count in described.most_common())
         raise ConfigurationError(
-            f"options are described by different values: {lists}; a reward is learned from choices of one kind"
+            f"options are described by different values: {lists}; a reward is learned from one kind"
         )
 
 
