@@ -3,7 +3,7 @@
 Model quality against annotator seconds, questions of the strategy against questions of chance, judged by the
 simulator's truth. The annotator's seconds are those of its script: it does not wait them out.
 
-    python -m benchmarks.label_session [--answers 200] [--error 0.05] [--kind tag] [--folder NEW]
+    python -m benchmarks.label_session [--kind tag|points] [--answers 200] [--error 0.05] [--folder NEW]
 """
 
 from __future__ import annotations
@@ -37,9 +37,15 @@ from controller.recording.reader import SessionReader
 if TYPE_CHECKING:
     from simulator.sted.microscope import SimulatedMicroscope
 
-HARDWARE = Path(__file__).parent.parent / "hardware_configs" / "sim_sted_labels.toml"
-#: Seconds that the script says an answer takes, by true class: what is rare is looked at longer.
+HARDWARE = Path(__file__).parent.parent / "hardware_configs"
+#: The shipped session of each kind of question.
+SESSIONS = {"tag": "sim_sted_tags.toml", "points": "sim_sted_labels.toml"}
+#: Seconds that the script says a tag takes, by true class: what is rare is looked at longer.
 ANSWER_S = (1.0, 2.0, 3.0, 5.0)
+#: Seconds to look, and to click on each object (Bearman et al., ECCV 2016, rounded).
+LOOK_S, CLICK_S = 2.0, 1.5
+#: An object with fewer of its pixels in the square is not clicked.
+_LEAST_PX = 30
 #: Part of a square that a structure has to cover to be seen.
 _LEAST_PART = 0.03
 
@@ -49,6 +55,7 @@ class Truth:
     """What lies where in the simulated sample."""
 
     classes: NDArray[np.int32]
+    structures: NDArray[np.int32]
     names: tuple[str, ...]
 
     @classmethod
@@ -58,23 +65,40 @@ class Truth:
         guarded = builder.guarded()
         try:
             specimen = cast("SimulatedMicroscope", builder.microscope).specimen
-            return cls(specimen.classes, (NOTHING_HERE, *specimen.class_names[1:]))
+            return cls(specimen.classes, specimen.structures, (NOTHING_HERE, *specimen.class_names[1:]))
         finally:
             guarded.close()
 
-    def pixels(self, center_yx_m: tuple[float, float], shape: tuple[int, int]) -> NDArray[np.int32]:
-        """Return the classes of the map pixels (20 nm) of a square."""
+    def window(self, center_yx_m: tuple[float, float], shape: tuple[int, int]) -> tuple[slice, slice]:
+        """Return which map pixels (20 nm) show a square."""
         first = [
             round(middle / 20e-9 + size / 2 - side / 2)
             for middle, size, side in zip(center_yx_m, self.classes.shape, shape, strict=True)
         ]
-        return self.classes[first[0] : first[0] + shape[0], first[1] : first[1] + shape[1]]
+        return slice(first[0], first[0] + shape[0]), slice(first[1], first[1] + shape[1])
 
     def tag(self, center_yx_m: tuple[float, float], shape: tuple[int, int]) -> int:
         """Return the class that covers most of a square, 0 if none covers enough to be seen."""
-        counts = np.bincount(self.pixels(center_yx_m, shape).ravel(), minlength=len(self.names))
+        counts = np.bincount(self.classes[self.window(center_yx_m, shape)].ravel(), minlength=len(self.names))
         counts[0] = 0
         return int(counts.argmax()) if counts.max() >= _LEAST_PART * shape[0] * shape[1] else 0
+
+    def objects(
+        self, center_yx_m: tuple[float, float], shape: tuple[int, int]
+    ) -> list[tuple[float, float, int]]:
+        """Return the middle of each object in a square, in its pixels, and its class."""
+        window = self.window(center_yx_m, shape)
+        structures, classes = self.structures[window], self.classes[window]
+        found = []
+        for number in np.unique(structures[structures > 0]):
+            rows, columns = np.nonzero(structures == number)
+            kinds = classes[rows, columns]
+            if len(rows) >= _LEAST_PX and (kinds > 0).any():
+                # A pixel of the object: the middle of a bent one may lie outside.
+                nearest = int(np.hypot(rows - rows.mean(), columns - columns.mean()).argmin())
+                kind = int(np.bincount(kinds[kinds > 0]).argmax())
+                found.append((float(rows[nearest]), float(columns[nearest]), kind))
+        return found
 
 
 class Annotator:
@@ -95,14 +119,11 @@ class Annotator:
             return False
         sample = self._store.sample(task["items"][0]["sample_id"])
         settings = SessionReader(self._folder).frames[sample.frame_index or 0].settings
-        true = self._truth.tag(center_of(sample.roi, settings), sample.roi.shape_yx)
-        told = int(self._rng.integers(len(ANSWER_S))) if self._rng.random() < self._error else true
-        seconds = ANSWER_S[true] * float(self._rng.lognormal(0, 0.3))
-        reply: dict[str, Any] = (
-            {"outcome": "nothing here"}
-            if told == 0
-            else {"annotations": [{"kind": "tag", "present": [self._truth.names[told]]}]}
-        )
+        where = center_of(sample.roi, settings), sample.roi.shape_yx
+        say = self._clicks if task["request"]["kind"] == "points" else self._tag
+        said, seconds = say(*where)
+        seconds *= float(self._rng.lognormal(0, 0.3))
+        reply = {"annotations": said} if said else {"outcome": "nothing here"}
         message = {
             "key": str(uuid.uuid4()),
             "lease_id": task["lease"]["id"],
@@ -114,6 +135,21 @@ class Annotator:
         self.answers += 1
         self.seconds += seconds
         return True
+
+    def _tag(self, *where: Any) -> tuple[list[dict[str, Any]], float]:
+        true = self._truth.tag(*where)
+        told = int(self._rng.integers(len(self._truth.names))) if self._rng.random() < self._error else true
+        said = [{"kind": "tag", "present": [self._truth.names[told]]}] if told else []
+        return said, ANSWER_S[true]
+
+    def _clicks(self, *where: Any) -> tuple[list[dict[str, Any]], float]:
+        objects = [one for one in self._truth.objects(*where) if self._rng.random() >= self._error]
+        said = []
+        for kind in sorted({kind for *_, kind in objects}):
+            points = [(row, column) for row, column, other in objects if other == kind]
+            name = self._truth.names[kind]
+            said.append({"kind": "points", "class_name": name, "points_yx": points, "coverage": "image"})
+        return said, LOOK_S + CLICK_S * len(objects)
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = self._page.get("/api/status").raise_for_status().json()
@@ -183,6 +219,7 @@ def quality(selector: Selector, truth: Truth, folder: Path, seeds: int = 5) -> l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", choices=sorted(SESSIONS), default="tag")
     parser.add_argument("--answers", type=int, default=200)
     parser.add_argument("--error", type=float, default=0.05)
     parser.add_argument("--at-most-s", type=float, default=480)
@@ -227,8 +264,9 @@ def main() -> None:
     store = LabelStore.open(folder)
     work = SelectorWork(folder, store, service.plan)
     selector = work.prepare()
-    for row in quality(selector, truth, folder):
-        print(json.dumps(row))
+    if given.kind == "tag":
+        for row in quality(selector, truth, folder):
+            print(json.dumps(row))
     for model in store.models():
         print(model.role, model.verdict, model.answers, round(model.answer_s), model.metrics, model.reason)
     for change in SessionReader(folder).changes:

@@ -48,7 +48,8 @@ from simulator.rare_patches import CLASS_NAMES, CostModel
 Tables = dict[CostModel, dict[str, Figures]]
 
 PARTS = ("seconds", "time")
-DEFAULT = "bald"
+#: The strategy whose variants are compared.
+STUDIED = "bald"
 _CHANCE = ("random", "foreground_random", "balanced_random")
 _QUICK = Extent(pool=300, test=200, rounds=3, crops=200, steps=10)
 _TITLES: dict[CostModel, str] = {
@@ -83,24 +84,24 @@ class Divided(BaldStrategy):
 def contenders() -> list[Contender]:
     """Return the rows of the table: chance first, then every installed strategy, then variants."""
     names = [entry.name for entry in entry_points(group="stedfast.strategies")]
-    others = sorted(set(names) - {*_CHANCE, DEFAULT, "cost_aware"})
-    default = strategy_named(DEFAULT)
-    by_cost = _made(CostAwareStrategy, {"strategy": DEFAULT, "exponent": 1.0})
+    others = sorted(set(names) - {*_CHANCE, STUDIED, "cost_aware"})
+    default = strategy_named(STUDIED)
+    by_cost = _made(CostAwareStrategy, {"strategy": STUDIED, "exponent": 1.0})
     return [
-        *(Contender(name, strategy_named(name)) for name in (*_CHANCE, DEFAULT, *others)),
-        Contender(f"{DEFAULT}, 20 % random audit", default, audit=FRACTION),
+        *(Contender(name, strategy_named(name)) for name in (*_CHANCE, STUDIED, *others)),
+        Contender(f"{STUDIED}, 20 % random audit", default, audit=FRACTION),
         Contender("badge, 20 % random audit", strategy_named("badge"), audit=FRACTION),
         Contender(
-            f"{DEFAULT}, classes in turn",
+            f"{STUDIED}, classes in turn",
             strategy_named("stratified_power", uncertainty="bald", power=None),
         ),
         Contender(
-            f"{DEFAULT}, classes in turn, with chance", strategy_named("stratified_power", uncertainty="bald")
+            f"{STUDIED}, classes in turn, with chance", strategy_named("stratified_power", uncertainty="bald")
         ),
-        Contender(f"{DEFAULT}, one of each field", strategy_named(DEFAULT, per_group_max=1)),
-        Contender(f"cost_aware({DEFAULT}), learned seconds", by_cost, cost="learned"),
-        Contender(f"cost_aware({DEFAULT}), true seconds", by_cost, cost="true"),
-        Contender(f"{DEFAULT} / true seconds, no guard", _made(Divided, {}), cost="true"),
+        Contender(f"{STUDIED}, one of each field", strategy_named(STUDIED, per_group_max=1)),
+        Contender(f"cost_aware({STUDIED}), learned seconds", by_cost, cost="learned"),
+        Contender(f"cost_aware({STUDIED}), true seconds", by_cost, cost="true"),
+        Contender(f"{STUDIED} / true seconds, no guard", _made(Divided, {}), cost="true"),
     ]
 
 

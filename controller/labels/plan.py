@@ -37,7 +37,8 @@ class LabelPlan(Settings):
     """Side of the square that a question is about."""
     context_px: Annotated[int, Field(ge=0, le=1024)] = 32
     """Pixels around it that are shown."""
-    strategy: Annotated[str, Field(min_length=1, max_length=200)] = "bald"
+    strategy: Annotated[str, Field(min_length=1, max_length=200)] = "badge"
+    """What chooses the questions; docs/labels_evidence.md compares them."""
     strategy_options: dict[str, Any] = Field(default_factory=dict)
     audit_fraction: Annotated[float, Field(ge=FRACTION_MIN, le=1)] = FRACTION
     """Part of the questions that chance chooses: they judge the models and the strategy without bias."""

@@ -1,4 +1,4 @@
-"""The default: ask about what the members of the model disagree on."""
+"""Ask about what the members of the model disagree on."""
 
 from __future__ import annotations
 
