@@ -190,7 +190,13 @@ def import_labels(  # noqa: PLR0913, PLR0917  # one argument an option
         list[str] | None, typer.Option(help="THEIRS=OURS; as often as needed, OURS may be 'ambiguous'.")
     ] = None,
     pixel_size_m: Annotated[float | None, typer.Option("--pixel-size", help="In metres.")] = None,
-    complete: Annotated[bool, typer.Option(help="Nothing was left out: the rest is background.")] = False,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Nothing was left out: the rest is background.")
+    ] = False,
+    offset: Annotated[
+        float | None, typer.Option(help="To subtract from pixels, if not what is found by itself.")
+    ] = None,
+    session: Annotated[str | None, typer.Option(help="Name for these images together.")] = None,
     database: DatabaseOption = None,
 ) -> None:
     """Take labels of other programs in, as answers of a person; all of them or none."""
@@ -213,6 +219,8 @@ def import_labels(  # noqa: PLR0913, PLR0917  # one argument an option
                 rename={theirs: ours for theirs, _, ours in pairs},
                 coverage="image" if complete else "marks",
                 pixel_size_m=pixel_size_m,
+                offset_units=offset,
+                session=session,
             )
         except ValidationError as error:
             problems = error.errors(include_url=False)
