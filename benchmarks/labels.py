@@ -15,7 +15,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import entry_points
@@ -89,19 +89,26 @@ def contenders() -> list[Contender]:
     return [
         *(Contender(name, strategy_named(name)) for name in (*_CHANCE, DEFAULT, *others)),
         Contender(f"{DEFAULT}, 20 % random audit", default, audit=FRACTION),
+        Contender("badge, 20 % random audit", strategy_named("badge"), audit=FRACTION),
         Contender(
             f"{DEFAULT}, classes in turn",
             strategy_named("stratified_power", uncertainty="bald", power=None),
         ),
+        Contender(
+            f"{DEFAULT}, classes in turn, with chance", strategy_named("stratified_power", uncertainty="bald")
+        ),
+        Contender(f"{DEFAULT}, one of each field", strategy_named(DEFAULT, per_group_max=1)),
         Contender(f"cost_aware({DEFAULT}), learned seconds", by_cost, cost="learned"),
         Contender(f"cost_aware({DEFAULT}), true seconds", by_cost, cost="true"),
         Contender(f"{DEFAULT} / true seconds, no guard", _made(Divided, {}), cost="true"),
     ]
 
 
-def seconds_part(seeds: range, extent: Extent, encoder: PatchEncoder) -> Tables:
-    """Print the tables of both cost models, and return their figures."""
-    rows = contenders()
+def seconds_part(
+    seeds: range, extent: Extent, encoder: PatchEncoder, only: Sequence[str] | None = None
+) -> Tables:
+    """Print the tables of both cost models, and return their figures; ``only`` some rows, and chance."""
+    rows = [row for row in contenders() if only is None or row.name in {"random", *only}]
     runs: dict[CostModel, dict[str, list[Run]]] = {
         model: {row.name: [] for row in rows} for model in get_args(CostModel)
     }
@@ -164,7 +171,7 @@ def _asked(strategy: QueryStrategy, seen: Candidates) -> None:
     strategy.choose(seen, 20, np.random.default_rng(0))
 
 
-def _cpu_s(work: Callable[[], object], times: int = 5) -> float:
+def _cpu_s(work: Callable[[], object], times: int = 3) -> float:
     found = []
     for _ in range(times):
         begun_s = time.process_time()
@@ -179,6 +186,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=12, help="how many pools of patches (default 12)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default 0)")
     parser.add_argument("--part", choices=PARTS, action="append", help="only this part")
+    parser.add_argument("--only", action="append", help="of the seconds, only this row and chance")
     parser.add_argument("--quick", action="store_true", help="a minute; the figures say nothing")
     parser.add_argument("--json", type=Path, help="keep all figures in this file")
     given = parser.parse_args()
@@ -189,7 +197,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     for part in given.part or PARTS:
         if part == "seconds":
-            tables = seconds_part(seeds, extent, encoder)
+            tables = seconds_part(seeds, extent, encoder, given.only)
             found[part] = {
                 model: {name: asdict(row) for name, row in rows.items()} for model, rows in tables.items()
             }

@@ -12,8 +12,9 @@ from controller.core.decision import Acquire, Decision, Family, Observation, Sto
 from controller.core.errors import ConfigurationError
 from controller.core.protocols import Resources
 from controller.core.settings import Region, Settings
-from policies.choosers import ThompsonSettings, make_chooser
+from policies.choosers import ThompsonSettings, learned_utility, make_chooser
 from policies.places import moved_inside, tile_squares
+from policies.preferences import LearnedUtility, PreferenceQuestions, Preferences
 from policies.requests import Inbox, Reach
 from policies.visits import VisitOptions, Visitor
 from policies.wording import place_in_words
@@ -39,6 +40,8 @@ class ThompsonPolicy:
             The scans of one trial.
         settings
             What is tuned, and what it is tuned for.
+        preferences
+            Whether a person is asked which of the scans are better.
         refusals_max
             Refused or failed scans in a row after which the policy stops.
         """
@@ -47,9 +50,16 @@ class ThompsonPolicy:
         trials_max: Annotated[int, Field(ge=1)] = 30
         visit: VisitOptions = VisitOptions()
         settings: ThompsonSettings = ThompsonSettings()
+        preferences: PreferenceQuestions = PreferenceQuestions()
         refusals_max: Annotated[int, Field(ge=1)] = 10
 
-    def __init__(self, options: Options, reach: Reach, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        options: Options,
+        reach: Reach,
+        rng: np.random.Generator,
+        learned: LearnedUtility | None = None,
+    ) -> None:
         self._options, self._reach = options, reach
         visit, box = options.visit, reach.limits.stage_box
         self._regions = [visit.square(region.center_yx_m) for region in options.regions]
@@ -58,14 +68,17 @@ class ThompsonPolicy:
         if not self._regions:
             centers = tile_squares(reach.field_of_view(), visit.size_m)
             self._regions = [moved_inside(visit.square(center), box) for center in centers]
-        self._visitor = Visitor(visit, make_chooser(options.settings, visit, reach, rng), reach)
+        chooser = make_chooser(options.settings, visit, reach, rng, learned=learned)
+        self._visitor = Visitor(visit, chooser, reach)
+        self._preferences = Preferences(options.preferences, learned, rng)
         self._inbox = Inbox()
         self._trial = 0
 
     @classmethod
     def from_options(cls, options: Options, resources: Resources) -> Self:
         """Make the policy; what lies outside the safety limits is a ConfigurationError."""
-        return cls(options, Reach.of(resources), resources.rng)
+        learned = learned_utility(options.settings, resources.folder)
+        return cls(options, Reach.of(resources), resources.rng, learned)
 
     def decide(self, observation: Observation) -> Decision:
         """Return the next scan of the trial under way, or of the next trial."""
@@ -75,8 +88,8 @@ class ThompsonPolicy:
         if self._inbox.waiting:
             self._visitor.take(self._inbox.take(observation), observation)
             if self._visitor.measured is not None:
-                evidence = self._visitor.measured.evidence()
-        return self._inbox.expect(self._next(observation, evidence))
+                evidence = self._preferences.take(self._visitor.sted, self._visitor.measured)
+        return self._inbox.expect(self._preferences.signed(self._next(observation, evidence)))
 
     def _next(self, observation: Observation, evidence: dict[str, float]) -> Decision:
         if (count := self._inbox.unanswered_in_a_row) >= self._options.refusals_max:
@@ -85,7 +98,10 @@ class ThompsonPolicy:
         scan = self._visitor.next_scan(self._inbox)
         if scan is None:
             region = self._regions[self._trial % len(self._regions)]
-            if why := self._reason_to_stop(region, observation):
+            why = self._reason_to_stop(region, observation)
+            if asked := self._preferences.question(observation.budget, evidence, at_end=why is not None):
+                return asked
+            if why is not None:
                 return self._stop(why, evidence)
             self._trial += 1
             scan = self._visitor.start(region)

@@ -7,6 +7,7 @@ ask for and refuses what lies outside the safety limits.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
@@ -20,6 +21,7 @@ from controller.core.spaces import Parameter, ParameterSpace
 from policies.gaussian_process import Array
 from policies.objectives import Measured
 from policies.power_steps import PowerRanges, problems_of_steps
+from policies.preferences import LearnedUtility
 from policies.requests import Reach, ScanStep
 from policies.thompson_sampling import SamplerOptions, ThompsonSampler
 from policies.visits import Choice, Chooser, Room, VisitOptions
@@ -69,6 +71,9 @@ class ThompsonSettings(SamplerOptions):
         What is tuned, with bounds in SI units; they must lie inside the safety limits.
     utility
         How much each objective counts.
+    reward
+        File of a reward that was learned from choices (``stedfast labels reward``); it judges instead of
+        ``utility``.
     """
 
     method: Literal["thompson"] = "thompson"
@@ -78,10 +83,17 @@ class ThompsonSettings(SamplerOptions):
         Parameter(name="sted_w", low=0.0, high=0.2),
     )
     utility: Utility = Utility()
+    reward: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _parameters_are_distinct(self) -> Self:
         ParameterSpace(self.parameters)
+        return self
+
+    @model_validator(mode="after")
+    def _judged_once(self) -> Self:
+        if self.reward is not None and self.utility != Utility():
+            raise ValueError(f"reward={self.reward!r} judges instead of utility; leave one of them out")
         return self
 
 
@@ -123,9 +135,14 @@ class ThompsonChooser:
     """
 
     def __init__(
-        self, options: ThompsonSettings, visit: VisitOptions, margin: float, rng: np.random.Generator
+        self,
+        options: ThompsonSettings,
+        visit: VisitOptions,
+        margin: float,
+        rng: np.random.Generator,
+        learned: LearnedUtility | None = None,
     ) -> None:
-        self._options, self._visit, self._margin = options, visit, margin
+        self._options, self._visit, self._margin, self._learned = options, visit, margin, learned
         self._space = ParameterSpace(options.parameters)
         self._sampler = ThompsonSampler(len(self._space), OBJECTIVES, rng, options)
         self._reference_photons: float | None = None
@@ -160,18 +177,9 @@ class ThompsonChooser:
     def learn(self, choice: Choice, measured: Measured) -> None:
         if choice.point is None:
             return
-        values: dict[str, float] = {}
         if self._reference_photons is None and (measured.confocal_photons or 0.0) > 0:
             self._reference_photons = measured.confocal_photons
-        scale = self._relative_brightness(measured.confocal_photons)
-        if measured.detail_snr is not None:
-            values["detail_log"] = float(np.log1p(max(measured.detail_snr / scale, -0.5)))
-        if measured.signal_photons is not None:
-            values["signal_log"] = float(np.log1p(max(measured.signal_photons / scale, 0.0)))
-        # A ratio of two nearly empty images is no measurement; half of everything is the line.
-        if measured.bleached_fraction is not None and (measured.bleached_std or 0.0) < 0.5:
-            values["bleached_fraction"] = measured.bleached_fraction
-        if values:
+        if values := measured.objectives(self._relative_brightness(measured.confocal_photons)):
             self._sampler.tell(choice.point, values)
 
     def best(self) -> Mapping[str, float] | None:
@@ -193,7 +201,14 @@ class ThompsonChooser:
             # Bounded, because an extrapolated logarithm may be that of infinity.
             return scale * max(0.0, float(np.expm1(min(float(objectives[name][0]), 50.0))))
 
+        learned: dict[str, float] = {}
+        if self._learned is not None:
+            dose, duration = (float(cost[0]) for cost in self._costs(point[None, :]))
+            values = {name: float(expected[0]) for name, expected in objectives.items()}
+            told = self._learned.evidence({**values, "dose_j_per_m2": dose, "duration_s": duration})
+            learned = {f"expected_{name}": value for name, value in told.items()}
         return {
+            **learned,
             "expected_detail_snr": counts("detail_log"),
             "expected_bleached_fraction": float(objectives["bleached_fraction"][0]),
             "expected_signal_photons": counts("signal_log"),
@@ -230,7 +245,7 @@ class ThompsonChooser:
         return np.asarray(((points - refused) * sign >= -0.1).all(axis=1))
 
     def _utility(self, objectives: Mapping[str, Array], points: Array) -> Array:
-        return self._options.utility.of(objectives, *self._costs(points))
+        return (self._learned or self._options.utility).of(objectives, *self._costs(points))
 
     def _costs(self, points: Array) -> tuple[Array, Array]:
         """Return dose in J/m2 and duration in s of a STED scan at each of ``points``."""
@@ -250,10 +265,12 @@ def make_chooser(
     rng: np.random.Generator,
     *,
     overview: ScanSettings | None = None,
+    learned: LearnedUtility | None = None,
 ) -> Chooser:
     """Return the chooser that ``options`` ask for; scans outside the limits are a ConfigurationError.
 
     ``overview`` is the scan before the first visit, if there is one: the powers rise from there.
+    ``learned`` judges settings instead of the declared weights.
     """
     square = visit.square(reach.limits.stage_box.center_yx_m)
     parameters = () if isinstance(options, FixedSettings) else options.parameters
@@ -274,7 +291,14 @@ def make_chooser(
         raise ConfigurationError(*problems)
     if isinstance(options, FixedSettings):
         return FixedChooser(visit.sted)
-    return ThompsonChooser(options, visit, reach.limits.dose_margin, rng)
+    return ThompsonChooser(options, visit, reach.limits.dose_margin, rng, learned)
+
+
+def learned_utility(options: ThompsonSettings | FixedSettings, folder: Path) -> LearnedUtility | None:
+    """Return the learned reward that settings are to be judged by, if the options name one."""
+    if isinstance(options, FixedSettings) or options.reward is None:
+        return None
+    return LearnedUtility.read(options.reward, folder)
 
 
 def _problems_of_ranges(parameters: Sequence[Parameter], limits: SafetyLimits) -> list[str]:

@@ -43,6 +43,21 @@ class Measured:
         }
         return {name: value for name, value in named.items() if value is not None and np.isfinite(value)}
 
+    def objectives(self, brightness: float = 1.0) -> dict[str, float]:
+        """Return what could be measured as it is learned: counts as log(1 + x), and ``bleached_fraction``.
+
+        ``brightness`` is how many times brighter the region was than the one that is learned about.
+        """
+        values: dict[str, float] = {}
+        if self.detail_snr is not None:
+            values["detail_log"] = float(np.log1p(max(self.detail_snr / brightness, -0.5)))
+        if self.signal_photons is not None:
+            values["signal_log"] = float(np.log1p(max(self.signal_photons / brightness, 0.0)))
+        # A ratio of two nearly empty images is no measurement; half of everything is the line.
+        if self.bleached_fraction is not None and (self.bleached_std or 0.0) < 0.5:
+            values["bleached_fraction"] = self.bleached_fraction
+        return values
+
 
 def measure(before: Frame | None, sted: Frame | None, after: Frame | None, cutoff_per_m: float) -> Measured:
     """Measure one visit: a STED frame, and the confocal frames before and after it."""

@@ -19,8 +19,9 @@ from controller.core.frame import Frame
 from controller.core.protocols import Resources
 from controller.core.settings import Settings
 from policies.candidates import Candidate, Look, best_apart, best_squares
-from policies.choosers import FixedSettings, ThompsonSettings, make_chooser
+from policies.choosers import FixedSettings, ThompsonSettings, learned_utility, make_chooser
 from policies.places import tile_fields
+from policies.preferences import LearnedUtility, PreferenceQuestions, Preferences
 from policies.questions import LeastSureVisits, QuestionOptions, tag_about
 from policies.requests import Inbox, Reach, ScanStep
 from policies.visits import VisitOptions, Visitor, VisitScan
@@ -51,7 +52,9 @@ class RegionsPolicy:
             How the STED settings are chosen: ``method = "thompson"`` learns them, ``"fixed"`` keeps
             those of ``visit.sted``.
         questions
-            What a person is asked.
+            What a person is asked about visited regions.
+        preferences
+            Whether a person is asked which of the STED scans are better.
         refusals_max
             Refused or failed scans in a row after which the policy stops.
         """
@@ -65,6 +68,7 @@ class RegionsPolicy:
             ThompsonSettings()
         )
         questions: QuestionOptions = QuestionOptions()
+        preferences: PreferenceQuestions = PreferenceQuestions()
         refusals_max: Annotated[int, Field(ge=1)] = 10
 
         @model_validator(mode="after")
@@ -73,7 +77,19 @@ class RegionsPolicy:
                 raise ValueError("overview.modality='sted' would bleach what is to be visited")
             return self
 
-    def __init__(self, options: Options, reach: Reach, rng: np.random.Generator) -> None:
+        @model_validator(mode="after")
+        def _has_something_to_prefer(self) -> Self:
+            if self.preferences.questions_max and self.settings.method == "fixed":
+                raise ValueError("preferences are asked among scans of different settings; these are fixed")
+            return self
+
+    def __init__(
+        self,
+        options: Options,
+        reach: Reach,
+        rng: np.random.Generator,
+        learned: LearnedUtility | None = None,
+    ) -> None:
         self._options, self._reach = options, reach
         overview, visit, box = options.overview, options.visit, reach.limits.stage_box
         fields_max = options.fields_max if overview.region is None else 1
@@ -84,7 +100,9 @@ class RegionsPolicy:
             problems.append(f"policy.options.visit.size_m={visit.size_m:g} m does not fit the stage box")
         if problems:
             raise ConfigurationError(*problems)
-        chooser = make_chooser(options.settings, visit, reach, rng, overview=self._overviews[0])
+        chooser = make_chooser(
+            options.settings, visit, reach, rng, overview=self._overviews[0], learned=learned
+        )
         self._visitor = Visitor(visit, chooser, reach)
         self._inbox = Inbox()
         self._looked = 0
@@ -93,11 +111,13 @@ class RegionsPolicy:
         self._ranked: list[Candidate] = []
         self._visit = 0
         self._least_sure = LeastSureVisits(options.questions.questions_max)
+        self._preferences = Preferences(options.preferences, learned, rng)
 
     @classmethod
     def from_options(cls, options: Options, resources: Resources) -> Self:
         """Make the policy; scans outside the safety limits are a ConfigurationError."""
-        return cls(options, Reach.of(resources), resources.rng)
+        learned = learned_utility(options.settings, resources.folder)
+        return cls(options, Reach.of(resources), resources.rng, learned)
 
     def decide(self, observation: Observation) -> Decision:
         """Return the next overview, scan of a visit or question; Stop when all is seen or spent."""
@@ -107,12 +127,14 @@ class RegionsPolicy:
         if (count := self._inbox.unanswered_in_a_row) >= self._options.refusals_max:
             trouble = f"{count} scans in a row gave no frame, the last one {self._inbox.trouble}"
             return self._stop(trouble, evidence)
-        return self._inbox.expect(
+        decision = (
             self._overview(evidence)
             or self._scan_of_visit(evidence)
             or self._question(observation, evidence)
+            or self._preferences.question(observation.budget, evidence)
             or self._next_visit(observation, evidence)
         )
+        return self._inbox.expect(self._preferences.signed(decision))
 
     def _take(self, observation: Observation) -> dict[str, float]:
         """Take in the answer to the last request and return what was measured."""
@@ -130,7 +152,9 @@ class RegionsPolicy:
                 bits = float(observation.segmentation.uncertainty.mean())
             self._least_sure.consider(bits, self._visit, frame)
         self._visitor.take(frame, observation)
-        return {} if self._visitor.measured is None else self._visitor.measured.evidence()
+        if self._visitor.measured is None:
+            return {}
+        return self._preferences.take(self._visitor.sted, self._visitor.measured)
 
     def _take_overview(self, frame: Frame, observation: Observation) -> dict[str, float]:
         look = Look.at(frame, observation.denoised, observation.segmentation)
@@ -182,7 +206,11 @@ class RegionsPolicy:
         if not self._visit and not self._ranked:
             self._rank()
         if why := self._reason_to_stop(observation.budget):
-            return self._question(observation, evidence, at_end=True) or self._stop(why, evidence)
+            return (
+                self._question(observation, evidence, at_end=True)
+                or self._preferences.question(observation.budget, evidence, at_end=True)
+                or self._stop(why, evidence)
+            )
         candidate = self._ranked[self._visit]
         self._visit += 1
         evidence = {**evidence, "score_photons": candidate.score_photons}

@@ -130,8 +130,8 @@ class Visitor:
         The scan that is asked for next, or whose answer is awaited.
     outcome
         How the last visit ended, in words; empty while one is under way.
-    measured
-        What the last visit showed.
+    measured, sted
+        What the last visit showed, and the frame of its STED scan.
     is_dose_spent
         Whether the last visit ended because no settings kept to the dose that was left.
     """
@@ -145,6 +145,7 @@ class Visitor:
         self.stage: Literal["before", "sted", "after"] = "before"
         self.outcome = ""
         self.measured: Measured | None = None
+        self.sted: Frame | None = None
         self.is_dose_spent = False
 
     def is_active(self) -> bool:
@@ -160,7 +161,7 @@ class Visitor:
         """Begin a visit and return its first scan."""
         self._region, self.stage = region, "before"
         self._frames, self._refused, self._choice = {}, [], None
-        self.outcome, self.measured, self.is_dose_spent = "", None, False
+        self.outcome, self.measured, self.sted, self.is_dose_spent = "", None, None, False
         return VisitScan(self._options.confocal.at(region), "confocal before STED")
 
     def next_scan(self, inbox: Inbox) -> VisitScan | None:
@@ -229,6 +230,7 @@ class Visitor:
     def _finish(self, outcome: str) -> None:
         self._region, self.outcome = None, outcome
         before, sted, after = (self._frames.get(name) for name in ("before", "sted", "after"))
+        self.sted = sted
         self.measured = measure(before, sted, after, self._options.confocal_cutoff_per_m)
         if sted is not None and self._choice is not None:
             self._chooser.learn(self._choice, self.measured)

@@ -15,6 +15,7 @@ from controller.cli import (  # isort: skip
     results,  # noqa: F401
     label,  # noqa: F401
     labels,  # noqa: F401
+    labels_reward,  # noqa: F401
     simulate,  # noqa: F401
     denoise,  # noqa: F401
     train,  # noqa: F401

@@ -27,6 +27,22 @@ def choice_probabilities(utilities: Floats, is_there: Bools) -> Floats:
     return np.asarray(odds / odds.sum(axis=-1, keepdims=True))
 
 
+def choice_information(utilities: Floats) -> Floats:
+    """Return what a pick tells of which member is right, in nats, ≥ 0 but for rounding, shape ``(sets,)``.
+
+    Parameters
+    ----------
+    utilities
+        What each member says of each option of several sets, shape ``(members, sets, options)``.
+
+    References
+    ----------
+    N. Houlsby et al., "Bayesian active learning for classification and preference learning" (2011).
+    """
+    chance = choice_probabilities(utilities, np.ones(utilities.shape[-1], np.bool_))
+    return np.asarray(_entropy(chance.mean(axis=0)) - _entropy(chance).mean(axis=0))
+
+
 def fit_weights(
     options: Floats, is_there: Bools, chosen: NDArray[np.intp], weight: Floats, ridge: float
 ) -> Floats:
@@ -75,3 +91,7 @@ def fit_weights(
         if np.abs(step).max(initial=0.0) <= _TOLERANCE * (1 + np.abs(weights).max(initial=0.0)):
             break
     return weights
+
+
+def _entropy(chance: Floats) -> Floats:
+    return np.asarray(-(chance * np.log(np.maximum(chance, 1e-300))).sum(axis=-1))

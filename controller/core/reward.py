@@ -5,6 +5,7 @@ It is a file of numbers, read and used with numpy alone, so any policy or enviro
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -19,6 +20,17 @@ from controller.core.settings import NonNegative, Positive, Settings
 Floats = NDArray[np.float64]
 
 Row = Annotated[tuple[float, ...], Field(min_length=1, max_length=256)]
+
+
+#: What the policies measure of a scan, for rewards to be learned from, and whether much or little is good.
+#: Counts are described by log(1 + x), as they look: ten photons more matter to five, not to a thousand.
+GOOD_WAYS: dict[str, Literal["high", "low"]] = {
+    "detail_log": "high",
+    "signal_log": "high",
+    "bleached_fraction": "low",
+    "dose_j_per_m2": "low",
+    "duration_s": "low",
+}
 
 
 class RewardLayer(Settings):
@@ -38,6 +50,24 @@ class RewardMember(Settings):
     """One of the models that together say how sure they are: layers with tanh between them."""
 
     layers: Annotated[tuple[RewardLayer, ...], Field(min_length=1, max_length=8)]
+
+
+class RewardCard(Settings):
+    """Where a reward comes from, and how well it says what was not learned from.
+
+    ``right`` of ``judged`` choices were foreseen by rewards that were learned from the others;
+    ``right_by_chance`` is how many chance would have got right. ``answers_sha256`` names the answers.
+    """
+
+    annotators: dict[str, Annotated[int, Field(ge=1)]]
+    """Choices of each person."""
+    judged: Annotated[int, Field(ge=0)]
+    right: NonNegative
+    right_by_chance: NonNegative
+    answers_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    dominated: tuple[str, ...] = ()
+    """Answers that picked what another option was better than in everything; learned from as they are."""
+    seed: Annotated[int, Field(ge=0)] = 0
 
 
 class LearnedReward(Settings):
@@ -62,6 +92,7 @@ class LearnedReward(Settings):
     """Reward of the best that was ever picked; nothing is rewarded more."""
     choices: Annotated[int, Field(ge=1)]
     """How many choices it was learned from."""
+    card: RewardCard | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -131,9 +162,17 @@ class LearnedReward(Settings):
             told.append(found[:, 0])
         return np.stack(told)
 
+    @property
+    def sha256(self) -> str:
+        """Return the checksum that its file has as :meth:`write` leaves it, however it is laid out now."""
+        return hashlib.sha256(self._as_json()).hexdigest()
+
     def write(self, path: Path) -> None:
         """Write it to a JSON file."""
-        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        path.write_bytes(self._as_json())
+
+    def _as_json(self) -> bytes:
+        return self.model_dump_json(indent=1).encode()
 
     @classmethod
     def read(cls, path: Path) -> Self:

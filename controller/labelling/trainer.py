@@ -2,6 +2,14 @@
 
 All that lasts is in the store and in the folder of published models, so a trainer that is killed loses a
 training at most: the next one finds the same answers, and begins again.
+
+When a model may take over
+--------------------------
+Not before :data:`JUDGES_MIN` answers about held-out fields judge it, of :data:`OUTCOMES_MIN` kinds of
+outcome; until then nothing is trained. Then each is compared with the one that it was trained from, on the
+same held-out answers (:func:`controller.segmentation.judging.verdict`). Each is trained on all answers, old
+and new, so that none is forgotten. Tags say what is in a sample, but not where: as long as there is nothing
+else, only the scores of the classes are trained, and a model that loses objects is rejected.
 """
 
 from __future__ import annotations
@@ -18,7 +26,6 @@ from typing import Literal
 import numpy as np
 
 from controller.core.errors import StedfastError
-from controller.labelling.judging import judged, verdict
 from controller.labelling.snapshots import Item, Material, answers_in, collect, usable
 from controller.labelling.training_images import CONTEXT_PX, SampleImages, Scale, labelled_images
 from controller.labels.plan import LabelPlan
@@ -28,7 +35,8 @@ from controller.learning.annotations import LabelSchema
 from controller.networks.weights import Weights, WeightsError, read_weights
 from controller.segmentation.growing import with_classes
 from controller.segmentation.imbalance import Imbalance
-from controller.segmentation.labelled_image import LabelledImage, example_of
+from controller.segmentation.judging import judged, objects_kept, verdict
+from controller.segmentation.labelled_image import Example, LabelledImage, example_of
 from controller.segmentation.network_options import options_of
 from controller.segmentation.published import next_number, path_of, publish, published_numbers
 from controller.segmentation.small_unet import SmallUNetSegmenter
@@ -39,6 +47,9 @@ from controller.segmentation.training import Checkpoint, TrainingOptions, train
 JUDGES_MIN, OUTCOMES_MIN = 8, 2
 #: Answers to learn from, at least.
 LEARNED_MIN = 4
+#: Where no held-out answer says where objects are, a model must find so many of those that were found before.
+#: 20 tags, and 50, took F1 from 0.7 to 0 while what they said was told better than before.
+KEPT_MIN = 0.8
 #: One field in so many of those that are learned from chooses temperature and threshold instead, from so
 #: many samples on; what judges must not.
 _TUNING_PART, _TUNING_FROM = 5, 20
@@ -115,11 +126,12 @@ class LabelTrainer:
 
         What cannot be read or written for the moment is told, and tried again.
         """
-        failures = 0
+        failures, is_recovered = 0, False
         while True:
             try:
-                if not failures:
+                if not is_recovered:
                     self.recover()
+                is_recovered = True
                 self.look()
                 failures = 0
             except (StedfastError, MemoryError) as error:
@@ -152,7 +164,10 @@ class LabelTrainer:
             self._seen, self._told = newest, found
             self._beat("idle", found)
             return None
-        record = self._learn(found)
+        try:
+            record = self._learn(found)
+        except ValueError as error:  # numbers that are none, or labels that cannot be true together
+            raise StedfastError(f"training failed: {error}") from error
         self._seen, self._told = newest, f"the last model was {record.verdict}: {record.reason}"
         self._beat("idle", self._told)
         return record
@@ -193,32 +208,26 @@ class LabelTrainer:
         parent, start = self._parent(material.label_schema)
         self._beat("working", f"preparing {len(material.items)} samples")
         scale = Scale(options_of(start.card), self.beginning.options)
-        judges, _ = self._shown(material.judges, material.label_schema, scale)
+        judges, kept_judges = self._shown(material.judges, material.label_schema, scale)
         learned, kept = self._shown(material.learned, material.label_schema, scale)
         if not learned or not judges:
             raise StedfastError("the images of the answers cannot be read")
         tuning = _tuning(kept)
-        options = self._training_options(kept, learned, start, snapshot.sha256)
+        options = self._training_options(kept, [image for _, image in learned], start)
         self._beat("working", f"training {options.steps} steps on {len(kept)} samples")
         rng = np.random.default_rng([self.beginning.seed, int(snapshot.sha256[:12], 16)])
         first = [image for one, image in learned if one not in tuning]
         tuned = [image for one, image in learned if one in tuning]
         done = train(first, tuned, start, options, rng, report=self._report(options.steps))
-        self._beat("working", f"judging by {len(material.judges)} samples")
+        self._beat("working", f"judging by {len(kept_judges)} samples")
         shown = [example_of(image, scale.network) for _, image in judges]
-        before, after = (judged(one, shown, _JUDGED_BY) for one in (start, done.weights))
-        may_publish, told = verdict(before, after)
-        if done.weights.sha256 == start.sha256:
-            may_publish, told = False, "training found nothing better than what there was"
-        metrics = {
-            **after.metrics(),
-            **before.metrics("_before"),
-            **self._old_domain(start, done.weights),
+        may_publish, told, metrics = self._compared(start, done.weights, shown)
+        metrics |= {
             "steps": float(options.steps),
             "training_s": self._cpu_s() - began_s,
             "oversampling": options.imbalance.oversampling,
-            "samples": float(len(material.learned)),
-            "samples_held_out": float(len(material.judges)),
+            "samples": float(len(kept)),
+            "samples_held_out": float(len(kept_judges)),
         }
         record = ModelRecord(
             sha256=done.weights.sha256,
@@ -235,6 +244,26 @@ class LabelTrainer:
             self._publish(done.weights, record)
         self.store.add_model(record)
         return record
+
+    def _compared(
+        self, before: Weights, after: Weights, judges: Sequence[Example]
+    ) -> tuple[bool, str, dict[str, float]]:
+        """Return whether a model may take over, why, and all figures of the old and the new one."""
+        old, new = (judged(one, judges, _JUDGED_BY) for one in (before, after))
+        metrics = {**new.metrics(), **old.metrics("_before")}
+        if self.beginning.old_domain:
+            examples = [example_of(image, options_of(before.card)) for image in self.beginning.old_domain]
+            metrics["old_domain_loss_before"] = judged(before, examples, _JUDGED_BY).loss
+            metrics["old_domain_loss"] = judged(after, examples, _JUDGED_BY).loss
+        if after.sha256 == before.sha256:
+            return False, "training found nothing better than what there was", metrics
+        if old.f1 is None and old.dice is None:
+            kept = objects_kept(before, after, judges)
+            metrics |= {} if kept is None else {"objects_kept": kept}
+            if kept is not None and kept < KEPT_MIN:
+                told = f"only {kept:.0%} of the objects found before are found"
+                return False, f"{told}; tags do not say where objects are, draw some, too", metrics
+        return *verdict(old, new), metrics
 
     def _parent(self, schema: LabelSchema) -> tuple[Weights, Weights]:
         """Return the newest published weights, or those of the session; as they are, and with all classes."""
@@ -263,7 +292,7 @@ class LabelTrainer:
         return shown, tuple(kept)
 
     def _training_options(
-        self, items: Sequence[Item], learned: Sequence[tuple[str, LabelledImage]], start: Weights, name: str
+        self, items: Sequence[Item], learned: Sequence[LabelledImage], start: Weights
     ) -> TrainingOptions:
         is_tagged_only = all(a.kind in {"tag", "grades"} for item in items for a in item.annotations)
         whole = TrainingOptions().loss
@@ -278,24 +307,16 @@ class LabelTrainer:
         )
         if self.beginning.steps is not None:
             return options
-        few = options.replace(steps=_RATE_STEPS)
-        images = [image for _, image in learned][:8]
+        # The first step loads a part of torch, which takes longer than many steps.
+        train(learned[:8], [], start, options.replace(steps=1), np.random.default_rng(0))
         began_s = self._cpu_s()
-        train(images, [], start, few, np.random.default_rng(int(name[:12], 16)))
+        train(learned[:8], [], start, options.replace(steps=_RATE_STEPS), np.random.default_rng(0))
         rate_s = max(1e-4, (self._cpu_s() - began_s) / _RATE_STEPS)
         steps = int(self.plan.train_s / rate_s)
         return options.replace(steps=min(_STEPS_MAX, max(_STEPS_MIN, steps)))
 
     def _report(self, steps: int) -> Callable[[Checkpoint], None]:
         return lambda checkpoint: self._beat("working", f"trained {checkpoint.step} of {steps} steps")
-
-    def _old_domain(self, start: Weights, new: Weights) -> dict[str, float]:
-        """Return the loss on what the session's own weights were judged by, before and after."""
-        if not self.beginning.old_domain:
-            return {}
-        examples = [example_of(image, options_of(start.card)) for image in self.beginning.old_domain]
-        before, after = (judged(one, examples, _JUDGED_BY).loss for one in (start, new))
-        return {"old_domain_loss_before": before, "old_domain_loss": after}
 
     def _publish(self, weights: Weights, record: ModelRecord) -> None:
         folder = self.beginning.folder

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from controller.core.errors import SessionFolderError
 from controller.core.frame import FloatImage
+from controller.labels.formats.pictures import ImportedImages
 from controller.labels.records import Sample
 from controller.learning.annotations import (
     AMBIGUOUS,
@@ -82,16 +83,19 @@ class SampleImages(Protocol):
 
 
 class SessionImages:
-    """The images of samples that are parts of frames of one session, finished or running."""
+    """The images of samples of one folder: parts of frames of its session, and imported files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._imported = ImportedImages(folder)
         self._reader: SessionReader | None = None
 
     def image(self, sample: Sample, context_px: int) -> SampleImage:
-        """Return a part of a frame, with its denoised image if the session kept one."""
+        """Return a part of a frame, with its denoised image if the session kept one, or of a file."""
         if sample.frame_index is None:
-            raise KeyError(f"sample {sample.id} is no part of a frame")
+            found = self._imported.picture(sample, "raw", context_px)
+            photons = in_photons(found.pixels, 0.0, sample.units_per_photon)  # less the offset already
+            return SampleImage(photons.astype(np.float32), found.origin_yx)
         try:
             reader = self._reader_that_knows(sample.frame_index)
             frame = reader.frame(sample.frame_index)

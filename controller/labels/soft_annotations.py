@@ -85,7 +85,7 @@ def all_annotations_for_training(
     for sample in samples:
         newest = {method: one for method, by_sample in known.items() if (one := by_sample.get(sample.id))}
         here = _valid(newest, told.newest.id, kept)
-        annotations = [*marks.get(sample.id, ()), *_of_classes(here)]
+        annotations = [*marks.get(sample.id, ()), *_of_classes(here, told.schema)]
         for way in DRAWN_WAYS:
             masks = {
                 name: soft_mask(here[method])
@@ -120,14 +120,16 @@ def _valid(newest: Mapping[str, Consensus], schema_id: str, kept: set[str]) -> d
     return found
 
 
-def _of_classes(here: Mapping[str, Consensus]) -> list[Annotation]:
+def _of_classes(here: Mapping[str, Consensus], schema: LabelSchema) -> list[Annotation]:
     """Return probabilities of classes as grades, which weigh less the closer they are to one half."""
     found: list[Annotation] = []
     for method in (ONE_OF, EACH):
         if method not in here:
             continue
         chances = dict(zip(here[method].names, here[method].classes, strict=True))
-        nothing = chances.pop(NOTHING_HERE, 0.0)
+        # Where each class was told by itself, none is there at least as probably as this (Boole).
+        none_at_least = 1 - sum(chances.values()) if set(chances) == set(schema.classes) else 0.0
+        nothing = chances.pop(NOTHING_HERE, none_at_least)
         weight = _level(2 * nothing - 1)
         if weight > 0:
             found.append(TagAnnotation(present=(NOTHING_HERE,), weight=weight))

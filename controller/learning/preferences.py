@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from controller.core.choosing import choice_probabilities, fit_weights
+from controller.core.choosing import choice_information, choice_probabilities, fit_weights
 from controller.core.errors import ConfigurationError
 from controller.core.reward import LearnedReward, RewardLayer, RewardMember
 from controller.core.settings import NonNegative, Positive, Settings
@@ -121,11 +121,11 @@ def choose_next(
     order = rng.permutation(len(candidates))  # among equals it is chance that decides
     told = reward.utilities(values[order])
     pairs = [(i, j) for i in range(len(order)) for j in range(i)]
-    gains = _information(np.stack([told[:, list(pair)] for pair in pairs], axis=1))
+    gains = choice_information(np.stack([told[:, list(pair)] for pair in pairs], axis=1))
     chosen = list(pairs[int(gains.argmax())])
     while len(chosen) < count:
         rest = [i for i in range(len(order)) if i not in chosen]
-        gains = _information(np.stack([told[:, [*chosen, i]] for i in rest], axis=1))
+        gains = choice_information(np.stack([told[:, [*chosen, i]] for i in rest], axis=1))
         chosen.append(rest[int(gains.argmax())])
     return tuple(int(order[i]) for i in chosen)
 
@@ -265,13 +265,3 @@ def _reward(
     best, unsure = bare.predict_many(picked * data.scale + data.center)
     # One unit away from all that was shown, anything between the best and the worst of it may be true.
     return bare.replace(doubt=float(np.ptp(mean)), ceiling=float((best - how.beta * unsure).max()))
-
-
-def _information(told: Floats) -> Floats:
-    """Return what an answer tells of the members, in nats, for sets of shape ``(members, sets, options)``."""
-    chance = choice_probabilities(told, np.ones(told.shape[-1], np.bool_))
-    return np.asarray(_entropy(chance.mean(axis=0)) - _entropy(chance).mean(axis=0))
-
-
-def _entropy(chance: Floats) -> Floats:
-    return np.asarray(-(chance * np.log(np.maximum(chance, 1e-300))).sum(axis=-1))

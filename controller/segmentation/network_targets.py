@@ -23,7 +23,8 @@ _BUMP, _SMALLEST_BUMP = 0.12, 0.8
 
 
 #: Of an object's size: how far about a click its pixels surely belong to it, and how far they reach at most.
-#: From 20 samples with clicks, a single pixel each taught where objects are worse than no training did.
+#: On drawn rings among discs, 20 samples with clicks gave F1 0.39 and 0.75 (two seeds) with a single pixel
+#: each, and 0.80 and 0.86 with this, of 0.71 and 0.57 before.
 _CORE, _REACH = 0.25, 1.5
 
 

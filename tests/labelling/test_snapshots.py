@@ -20,16 +20,16 @@ from tests.labelling.answered import Answered, discs, painted
 
 def test_no_field_that_judges_is_learned_from_however_its_samples_are_asked(tmp_path: Path) -> None:
     answered = Answered(tmp_path)
-    for number in range(40):
+    for number in range(24):
         photons, labels = discs(number)
-        answered.answer(answered.sample(f"field {number % 10}", photons), painted(labels))
+        answered.answer(answered.sample(f"field {number % 8}", photons), painted(labels))
     material = collect(answered.store, 0.5)
     assert material is not None
     learned, judges = ({item.sample.field for item in part} for part in (material.learned, material.judges))
     assert learned
     assert judges
     assert learned & judges == set()
-    assert len(material.learned) + len(material.judges) == 40
+    assert len(material.learned) + len(material.judges) == 24
     again = collect(answered.store, 0.01)
     assert again is not None
     assert again.content() == material.content(), "a split is locked once and for ever"

@@ -15,9 +15,10 @@ from controller.labelling import trainer as training
 from controller.labelling.snapshots import collect
 from controller.labels.records import ModelRecord, Reply
 from controller.learning.annotations import LabelSchema, TagAnnotation
-from controller.networks.weights import Weights, read_weights
-from controller.segmentation.network_options import options_of
+from controller.networks.weights import Weights, pack, read_weights
+from controller.segmentation.network_options import ARCHITECTURE, options_of
 from controller.segmentation.published import path_of, published_numbers
+from controller.segmentation.training import Trained
 from tests.labelling.answered import Answered, discs, fresh, painted
 
 LEARNED, JUDGES = range(100, 112), range(9)
@@ -197,6 +198,27 @@ def test_tags_alone_teach_what_is_there_and_leave_the_finding_of_objects_as_it_w
     assert changed == {"leave.weight", "leave.bias"}
     shared = {name: (before[name][-8:], after[name][-8:]) for name in changed}  # depth and centres
     assert all(np.array_equal(*pair) for pair in shared.values())
+
+
+def test_tags_that_would_cost_a_model_its_objects_are_no_reason_to_publish(
+    first: tuple[Answered, ModelRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = Answered(tmp_path)
+    answered.tags(range(300, 312), "train")
+    answered.tags(range(9), "held_out")
+    blind = fresh().card.options
+
+    def forget(*_: object, **__: object) -> Trained:
+        tensors = published(first[0]).tensors()
+        tensors["leave.bias"] = tensors["leave.bias"] - np.float32(20)
+        return Trained(pack(tensors, architecture=ARCHITECTURE, options=blind), ())
+
+    monkeypatch.setattr(training, "train", forget)
+    record = answered.trainer(published(first[0]), steps=2).look()
+    assert record is not None
+    assert record.verdict == "rejected"
+    assert record.metrics["objects_kept"] == 0.0
+    assert "draw some, too" in record.reason
 
 
 def test_rare_classes_are_shown_more_often_and_that_is_said(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,17 @@ class SimulatedImages:
         return Picture(pixels=pixels, origin_yx=(context_px, context_px), window=window)
 
 
+class TwoColours(SimulatedImages):
+    """The same in two detector channels, the second of which is the picture upside down."""
+
+    def channels(self, sample: Sample) -> tuple[str, ...]:
+        return "640 nm", "561 nm"
+
+    def picture(self, sample: Sample, channel: str, context_px: int) -> Picture:
+        picture = super().picture(sample, "raw", context_px)
+        return picture if channel == "640 nm" else replace(picture, pixels=picture.pixels[::-1].copy())
+
+
 def _structure(number: int, shape: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float64]:
     """Draw what is asked about, as fluorophores per pixel of 20 nm."""
     y, x = np.indices(shape).astype(float)
@@ -96,6 +107,7 @@ class Lab:
     folder: Path
     classes: tuple[str, ...] = CLASSES
     propose: Any = None
+    images: SimulatedImages = field(default_factory=SimulatedImages)
     server: LabelServer | None = None
     thread: threading.Thread | None = None
     port: int = 0
@@ -160,7 +172,7 @@ class Lab:
         desk = Desk(
             store=self.store,
             queue=self.queue,
-            images=SimulatedImages(),
+            images=self.images,
             plan=plan,
             propose=self.propose,
             status=lambda: self.status,
@@ -293,6 +305,21 @@ class Person:
         for place in places[1:]:
             mouse.move(*self.point(*place))
         mouse.up()
+
+    def colours(self, *places: tuple[float, float]) -> list[list[int]]:
+        """Return red, green and blue at places of the picture."""
+        script = """(canvas, points) => {
+            const box = canvas.getBoundingClientRect();
+            const context = canvas.getContext("2d");
+            return points.map(([x, y]) => {
+                const { data } = context.getImageData(x - box.left, y - box.top, 1, 1);
+                return [...data].slice(0, 3);
+            });
+        }"""
+        points = [list(self.point(*place)) for place in places]
+        self.page.wait_for_timeout(60)  # it is drawn with the next frame
+        seen: list[list[int]] = self.page.locator("#stage canvas").first.evaluate(script, points)
+        return seen
 
     def reads(self, selector: str, text: str) -> None:
         """Wait until the page says something."""

@@ -8,6 +8,6 @@ from pathlib import Path
 from tests.web.browser import Lab
 
 if __name__ == "__main__":
-    server = Lab(Path(sys.argv[1]), port=int(sys.argv[2])).make_server()
+    server = Lab(Path(sys.argv[1])).make_server()
     print(server.port, flush=True)  # noqa: T201 (whoever started it reads that)
     server.run()

@@ -12,7 +12,16 @@ from playwright.sync_api import Browser, Page
 
 from controller.labels.records import ModelRecord, WorkerRecord
 from controller.learning.annotations import GradesAnnotation, TagAnnotation
-from tests.web.browser import CONTEXT_PX, PHONE, Lab, Person, SimulatedImages, running_lab, somebody
+from tests.web.browser import (
+    CONTEXT_PX,
+    PHONE,
+    Lab,
+    Person,
+    SimulatedImages,
+    TwoColours,
+    running_lab,
+    somebody,
+)
 
 
 def tag_of(record: Any) -> TagAnnotation:
@@ -225,24 +234,14 @@ def test_the_picture_is_drawn_with_the_window_that_the_sliders_show(lab: Lab, ad
     raw = SimulatedImages().picture(lab.store.samples()[0], "raw", CONTEXT_PX)
     low, high = raw.window
 
-    def colour(row: int, column: int) -> list[int]:
-        x, y = ada.point(row, column)
-        script = """(canvas, [x, y]) => {
-            const box = canvas.getBoundingClientRect();
-            const { data } = canvas.getContext("2d").getImageData(x - box.left, y - box.top, 1, 1);
-            return [...data].slice(0, 3);
-        }"""
-        seen: list[int] = ada.page.locator("#stage canvas").evaluate(script, [x, y])
-        return seen
-
     values = raw.pixels[CONTEXT_PX:-CONTEXT_PX, CONTEXT_PX:-CONTEXT_PX].astype(float)
-    places = [(5, 5), (20, 31), tuple(int(i) for i in np.unravel_index(values.argmax(), values.shape))]
-    for row, column in places:
+    brightest = np.unravel_index(values.argmax(), values.shape)
+    places = [(5, 5), (20, 31), (int(brightest[0]), int(brightest[1]))]
+    for (row, column), seen in zip(places, ada.colours(*places), strict=True):
         level = 255 * np.clip((values[row, column] - low) / (high - low), 0, 1)
-        assert colour(row, column) == pytest.approx([level] * 3, abs=2)
+        assert seen == pytest.approx([level] * 3, abs=2)
     ada.press("l", "l")  # fire, green
-    ada.page.wait_for_timeout(60)
-    red, green, blue = colour(*places[2])
+    [(red, green, blue)] = ada.colours(places[2])
     assert (red, blue) == (0, 0)
     assert green > 200
     ada.page.locator('input[aria-label="gamma"]').fill("100")
@@ -253,11 +252,49 @@ def test_the_picture_is_drawn_with_the_window_that_the_sliders_show(lab: Lab, ad
     assert (answer.display.low, answer.display.high) == pytest.approx((low, high))
 
 
+def test_two_channels_are_put_together_in_green_and_magenta_and_swapped(
+    chromium: Browser, tmp_path: Any
+) -> None:
+    with running_lab(tmp_path, images=TwoColours()) as lab:
+        lab.ask()
+        sample = lab.store.samples()[0]
+        pictures = [lab.images.picture(sample, name, CONTEXT_PX) for name in lab.images.channels(sample)]
+        rows, columns = np.unravel_index(np.argsort(pictures[0].pixels, axis=None)[-400:], (96, 108))
+        inside = (abs(rows - 47.5) < 20) & (abs(columns - 53.5) < 25)
+        row, column = int(rows[inside][0]), int(columns[inside][0])
+        level = [
+            255 * np.clip((p.pixels[row, column] - p.window[0]) / (p.window[1] - p.window[0]), 0, 1)
+            for p in pictures
+        ]
+        place = row - CONTEXT_PX, column - CONTEXT_PX
+        with somebody(chromium, lab, opens=True) as person:
+            person.press("m")
+            person.reads("#display .chosen", "both")
+            person.page.wait_for_timeout(200)
+            assert person.colours(place)[0] == pytest.approx([level[1], level[0], level[1]], abs=2)
+            person.press("Shift+M")
+            assert person.colours(place)[0] == pytest.approx([level[0], level[1], level[0]], abs=2)
+            person.press("1")
+            [answer] = lab.answers(1)
+        assert (answer.display.channel, answer.display.is_swapped) == ("composite", True)
+
+
+def test_who_wants_to_draw_is_asked_to_draw(lab: Lab, ada: Person) -> None:
+    lab.ask("tag")
+    lab.ask("box")
+    ada.open(lab.link())
+    ada.page.locator("#progress select").select_option("those to draw")
+    ada.see_question(2)
+    assert lab.store.counts().leased == 1
+    ada.page.locator("#progress select").select_option("quick ones")
+    ada.see_question(1)
+
+
 def test_two_people_never_get_the_same_question(chromium: Browser, lab: Lab) -> None:
-    lab.ask("tag", 8)
+    lab.ask("tag", 4)
     _, token = lab.newcomer("ben")
     with somebody(chromium, lab, opens=True) as ada, somebody(chromium, lab, token, opens=True) as ben:
-        for _ in range(4):
+        for _ in range(2):
             shown = [person.page.locator("#question").inner_text() for person in (ada, ben)]
             assert shown[0] != shown[1]
             for person, before in zip((ada, ben), shown, strict=True):
@@ -266,12 +303,9 @@ def test_two_people_never_get_the_same_question(chromium: Browser, lab: Lab) -> 
                     "text => document.getElementById('question').textContent !== text", arg=before
                 )
                 person.page.wait_for_timeout(150)
-    answers = lab.answers(8)
-    assert len({answer.request_id for answer in answers}) == 8
-    assert sorted(len([a for a in answers if a.annotator_id == p.id]) for p in lab.store.annotators()) == [
-        4,
-        4,
-    ]
+    answers = lab.answers(4)
+    assert len({answer.request_id for answer in answers}) == 4
+    assert [answer.annotator_id for answer in answers].count(lab.ada.id) == 2
 
 
 def test_a_phone_answers_with_its_thumb(chromium: Browser, lab: Lab) -> None:
@@ -416,6 +450,6 @@ def test_the_page_is_quick(lab: Lab, ada: Person) -> None:
     )
     modules = {name for name in loaded if name.endswith(".js")} - {f"{lab.url}/static/main.js"}
     assert modules == set(ahead)  # one that is missing there costs a round trip more
-    # The tests share few processors; docs/labelling.md says what an idle machine takes.
+    # The tests share few processors; docs/labelling.md has the figures.
     assert first_ms < 3000
     assert sorted(next_ms)[2] < 500

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from playwright.sync_api import Browser
 
 from controller.learning.annotations import (
     BoxAnnotation,
@@ -15,7 +16,7 @@ from controller.learning.annotations import (
     PolygonAnnotation,
     ScribbleAnnotation,
 )
-from tests.web.browser import COLUMNS, ROWS, Lab, Person, painted, square_proposal
+from tests.web.browser import COLUMNS, PHONE, ROWS, Lab, Person, painted, somebody, square_proposal
 
 Place = tuple[float, float]
 
@@ -253,3 +254,29 @@ def test_nothing_is_sent_while_something_is_missing_and_what_is_drawn_is_not_thr
     ada.press("Delete", "0")
     [answer] = lab.answers(1)
     assert answer.reply.outcome == "nothing here"
+
+
+def test_a_finger_draws_and_two_fingers_zoom(chromium: Browser, lab: Lab) -> None:
+    lab.ask("box")
+    with somebody(chromium, lab, opens=True, viewport=PHONE, has_touch=True, is_mobile=True) as person:
+        hand = person.page.context.new_cdp_session(person.page)
+
+        def touch(kind: str, *places: Place) -> None:
+            points = [dict(zip("xy", person.point(*place), strict=True)) for place in places]
+            hand.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        touch("touchStart", (10.3, 10.3))
+        touch("touchMove", (20.3, 30.3))
+        touch("touchEnd")
+        touch("touchStart", (20, 20))
+        touch("touchMove", (22, 22))
+        touch("touchStart", (22, 22), (30, 30))  # the second finger takes back what the first began
+        touch("touchMove", (22, 22), (38, 38))
+        touch("touchEnd")
+        person.page.locator("#answers .send").click()
+        [answer] = lab.answers(1)
+        [box] = answer.reply.annotations
+        assert isinstance(box, BoxAnnotation)
+        assert box.extent.corners == ((10.5, 10.5), (20.5, 30.5))
+        # Twice as far apart, less what a browser waits for before it takes a touch for a movement.
+        assert 1.5 < answer.display.zoom / person.zoom < 2.05

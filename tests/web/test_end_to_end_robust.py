@@ -26,9 +26,9 @@ def told(lab: Lab, count: int) -> list[str]:
 
 
 @contextmanager
-def lone_server(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[str], int]]:
+def lone_server(folder: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Serve a folder in a process of its own; yield it and its port."""
-    command = [sys.executable, "-m", "tests.web.lone_server", str(folder), str(port)]
+    command = [sys.executable, "-m", "tests.web.lone_server", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     try:
@@ -53,14 +53,16 @@ def test_a_killed_server_loses_no_answer(chromium: Browser, tmp_path: Path) -> N
         person.press("2")
         person.reads("#banner", "1 answer waits to be sent and is kept in this browser")
         person.reads("#stage", "The server does not answer")
-    with lone_server(tmp_path, port):
-        person.see_question(3)
-        person.page.locator("#banner").wait_for(state="hidden")
-        person.press("3")
-        person.see_question(4)
-        assert told(lab, 3) == ["rings", "fibers", "clusters"]
+    lab.port = port
+    lab.start()
+    person.see_question(3)
+    person.page.locator("#banner").wait_for(state="hidden")
+    person.press("3")
+    person.see_question(4)
+    assert told(lab, 3) == ["rings", "fibers", "clusters"]
     assert len(lab.store.answers(kept_only=False)) == 3
     context.close()
+    lab.stop()
     lab.store.close()
 
 

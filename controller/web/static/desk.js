@@ -1,20 +1,20 @@
 // The flow of work: fetch a question, show it, take the answer, send it, and the next one.
 
-import { fetchPicture, get, post, releaseOnTheWayOut } from "./api.js";
+import { get, post, releaseOnTheWayOut } from "./api.js";
 import { button, byId, make, show, toast } from "./dom.js";
 import { DrawingKind } from "./drawing.js";
 import { listen } from "./gestures.js";
 import { AnswerBar } from "./answer_bar.js";
-import { detectors } from "./panel.js";
 import { ChoiceKind, GradesKind, ScoreKind, TagKind } from "./picking.js";
+import { forget, remember, remembered } from "./resume.js";
 import { Stopwatch } from "./stopwatch.js";
+import { TaskPictures } from "./task_pictures.js";
 import { PictureView } from "./view.js";
 
 const KINDS = { tag: TagKind, grades: GradesKind, choice: ChoiceKind, score: ScoreKind };
 /** Nobody sees a picture and answers it within this: the key was meant for the one before. */
 const SETTLE_MS = 120;
 const LOOK_AGAIN_MS = 2000;
-const SAVED = "stedfast.desk";
 
 export class Desk {
   /**
@@ -32,7 +32,7 @@ export class Desk {
     this.trail = null; // my answers, newest first, while going back through them
     this.step = -1;
     this.views = [];
-    this.pictures = new Map();
+    this.pictures = null; // of the task that is shown
     this.turn = 0; // counts what is to be shown; what arrives for an earlier turn is not
     this.isReady = false;
     this.isPaused = false;
@@ -42,7 +42,7 @@ export class Desk {
 
   /** Go on where a reload interrupted, or ask for the first question. */
   async start() {
-    const saved = this.#saved();
+    const saved = remembered(this.me.annotator.name);
     if (saved) {
       try {
         await post("/api/renew", { lease_id: saved.task.lease.id });
@@ -79,8 +79,8 @@ export class Desk {
 
   async #show(task, { reply = null, clock = {}, hasSeenProposal = false } = {}) {
     const turn = this.#newTurn();
-    this.pictures = new Map();
-    const firsts = await Promise.all(task.items.map((item) => this.#load(item, this.#wanted(item))));
+    this.pictures = new TaskPictures(this.display);
+    const firsts = await Promise.all(task.items.map((item) => this.pictures.load(item)));
     if (turn !== this.turn) {
       if (!task.revises && task !== this.held?.task) releaseOnTheWayOut(task.lease.id);
       return;
@@ -103,7 +103,7 @@ export class Desk {
     performance.mark("question shown");
     this.save();
     for (const item of task.items) {
-      for (const { name } of item.channels) this.#load(item, [name]).catch(() => {});
+      for (const { name } of item.channels) this.pictures.load(item, [name]).catch(() => {});
     }
   }
 
@@ -140,36 +140,14 @@ export class Desk {
     this.hasSeenProposal = true;
   }
 
-  /** The channels of an item that are to be seen. */
-  #wanted(item) {
-    const both = detectors(item);
-    if (this.display.isComposite && both.length > 1) return both.slice(0, 2).map((channel) => channel.name);
-    const names = item.channels.map((channel) => channel.name);
-    return [names.includes(this.display.channel) ? this.display.channel : names[0]];
-  }
-
-  #load(item, names) {
-    return Promise.all(
-      names.map((name) => {
-        const key = `${item.sample_id}/${name}`;
-        if (!this.pictures.has(key)) {
-          const picture = fetchPicture(item.channels.find((channel) => channel.name === name));
-          this.pictures.set(key, picture);
-          picture.catch(() => this.pictures.delete(key));
-        }
-        return this.pictures.get(key);
-      }),
-    );
-  }
-
   async #changeChannel() {
     if (!this.isReady) return;
     const turn = this.turn;
     try {
       for (const [i, item] of this.task.items.entries()) {
-        const names = this.#wanted(item);
+        const names = this.pictures.wanted(item);
         if (names.join() === this.views[i].pictures.map((picture) => picture.name).join()) continue;
-        const pictures = await this.#load(item, names);
+        const pictures = await this.pictures.load(item, names);
         if (turn !== this.turn) return;
         this.views[i].show(item, pictures, { isNew: false });
         if (i === 0) this.panel.show(item, pictures[0]);
@@ -212,7 +190,9 @@ export class Desk {
     } else if (error.status === 403) {
       this.#wait("You may look, but not answer", error.words, button("Try again", () => location.reload()));
     } else if (error.mayPass) {
-      this.#wait("The server does not answer", `${error.words} This page tries again by itself; what you answered is kept.`);
+      const title = error.status === 0 ? error.message.replace(/\.$/, "") : "The server is in trouble";
+      const why = error.status === 0 ? "" : `${error.words} `;
+      this.#wait(title, `${why}This page tries again by itself; what you answered is kept.`);
     } else {
       this.#wait("This question cannot be shown", error.words, button("Try again", () => this.next()));
     }
@@ -418,36 +398,14 @@ export class Desk {
   /** Keep what is done so far, for a reload of this tab. */
   save() {
     const state = this.held ?? (this.isReady && !this.task.revises ? this.#state() : null);
-    try {
-      if (state) sessionStorage.setItem(SAVED, JSON.stringify({ person: this.me.annotator.name, ...state }));
-      else if (!this.task) forget();
-    } catch {
-      // A drawing too large for the browser's storage does not survive a reload.
-    }
-  }
-
-  #saved() {
-    try {
-      const saved = JSON.parse(sessionStorage.getItem(SAVED));
-      return saved?.person === this.me.annotator.name ? saved : null;
-    } catch {
-      return null;
-    }
+    if (state) remember(this.me.annotator.name, state);
+    else if (!this.task) forget();
   }
 
   /** The tab closes: others may have the question. */
   close() {
     this.save();
     for (const task of [this.task, this.held?.task]) if (task && !task.revises) releaseOnTheWayOut(task.lease.id);
-  }
-}
-
-/** What a reload would go on with is done. */
-function forget() {
-  try {
-    sessionStorage.removeItem(SAVED);
-  } catch {
-    // Then nothing was kept either.
   }
 }
 

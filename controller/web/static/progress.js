@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { byId, button, duration, inWords, make, show } from "./dom.js";
-import { NOTHING_HERE, colourOf } from "./colours.js";
+import { AMBIGUOUS, NOTHING_HERE, colourOf } from "./colours.js";
 
 const POLL_MS = 2000;
 const KINDS = {
@@ -66,7 +66,7 @@ export class Progress {
   }
 
   #historyLine(answer) {
-    const told = answer.told.length ? answer.told.join(", ") : answer.outcome;
+    const told = answer.outcome === "answered" && answer.told.length ? answer.told.join(", ") : said(answer);
     const line = button("", () => this.revisit(answer.answer_id), { class: "line", title: answer.text });
     line.append(make("span", {}, told), make("small", {}, `${answer.kind} · ${duration(answer.elapsed_s)}`));
     return make("li", {}, line);
@@ -94,6 +94,10 @@ export class Progress {
   }
 }
 
+function said({ outcome, kind }) {
+  return outcome === "answered" ? kind : outcome;
+}
+
 function stored(name) {
   try {
     return localStorage.getItem(name) ?? "";
@@ -117,7 +121,7 @@ export function bars(perClass, classes) {
     const bar = make("span", { class: "fill" });
     bar.style.width = `${(100 * count) / most}%`;
     bar.style.background = classes.includes(name) ? colourOf(classes, name) : colourOf(classes, NOTHING_HERE);
-    return make("div", { class: "count" }, make("span", { class: "name" }, name), make("span", { class: "track" }, bar),
+    return make("div", { class: "count" }, make("span", { class: "name" }, name === AMBIGUOUS ? "unsure" : name), make("span", { class: "track" }, bar),
       make("output", {}, count));
   }));
 }

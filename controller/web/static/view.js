@@ -27,7 +27,8 @@ export class PictureView {
     this.isWaiting = false;
     this.observer = new ResizeObserver(() => this.#resize());
     this.observer.observe(this.canvas);
-    display.addEventListener("change", () => this.repaint());
+    this.repainting = () => this.repaint();
+    display.addEventListener("change", this.repainting);
     this.canvas.addEventListener("wheel", (event) => this.#wheel(event), { passive: false });
     this.canvas.addEventListener("pointermove", (event) => this.#tell(event));
     this.canvas.addEventListener("pointerleave", () => this.hover(""));
@@ -114,8 +115,10 @@ export class PictureView {
     });
   }
 
+  /** Stop listening; the canvas is taken away. */
   close() {
     this.observer.disconnect();
+    this.display.removeEventListener("change", this.repainting);
   }
 
   #draw() {

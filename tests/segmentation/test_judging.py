@@ -7,10 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 pytest.importorskip("torch")
-pytest.importorskip("sqlalchemy")
 
-from controller.labelling import judging
-from controller.labelling.judging import Worth, judged, presence, verdict
 from controller.learning.annotations import (
     NOTHING_HERE,
     Annotation,
@@ -22,6 +19,8 @@ from controller.learning.annotations import (
     Rectangle,
     TagAnnotation,
 )
+from controller.segmentation import judging
+from controller.segmentation.judging import Worth, judged, objects_kept, presence, verdict
 from controller.segmentation.labelled_image import Example, LabelledImage, example_of
 from controller.segmentation.network_options import NetworkOptions
 from controller.segmentation.network_targets import target_of_labels
@@ -181,3 +180,21 @@ def test_a_model_may_take_over_only_if_it_is_not_worse(
     may_publish, reason = verdict(before, after)
     assert may_publish == passes
     assert told in reason
+
+
+def test_a_model_that_no_longer_finds_what_is_there_has_kept_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    present = example(TagAnnotation(present=("disc",)))
+    empty = example(TagAnnotation(present=(NOTHING_HERE,)))
+    one, other = fresh(classes=OPTIONS.classes), fresh(classes=OPTIONS.classes, center_threshold=0.5)
+
+    def kept(before: NDArray[np.float32], after: NDArray[np.float32], *shown: Example) -> float | None:
+        answers = iter([after, before] * len(shown))
+        monkeypatch.setattr(judging, "answer_of", lambda *_: next(answers))
+        return objects_kept(one, other, shown)
+
+    none = answer(objects())
+    assert kept(answer(BOTH), answer(BOTH), present) == 1.0
+    assert kept(answer(BOTH), none, present) == 0.0
+    assert kept(answer(BOTH), answer(objects(PLACES[0])), present) == pytest.approx(2 / 3)
+    assert kept(none, none, present) is None
+    assert kept(answer(BOTH), none, empty) is None, "where nothing is, nothing needs to be found"

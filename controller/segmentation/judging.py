@@ -107,6 +107,20 @@ def judged(weights: Weights, examples: Sequence[Example], loss: LossOptions) -> 
     )
 
 
+def objects_kept(before: Weights, after: Weights, examples: Sequence[Example]) -> float | None:
+    """Return how far two models find the same objects in samples that are said to show a class: F1, 0..1.
+
+    Where people only said what is there, nobody can tell which objects are right; but a model that no longer
+    finds them has not learned what they are. ``None`` if the first one finds no object either.
+    """
+    shown = [example for example in examples if (example.target.tags == 1).any()]
+    pairs = [(_found(after, example), _found(before, example)) for example in shown]
+    if not any((old > 0).any() for _, old in pairs):
+        return None
+    options = options_of(before.card)
+    return score(pairs, options.kind, options.object_px).f1
+
+
 def verdict(before: Worth, after: Worth) -> tuple[bool, str]:
     """Return whether a model may take over, and why.
 
@@ -125,6 +139,11 @@ def verdict(before: Worth, after: Worth) -> tuple[bool, str]:
             f"no better, and its held-out loss rose from {before.loss:.3g} to {after.loss:.3g}: {told}",
         )
     return True, told
+
+
+def _found(weights: Weights, example: Example) -> NDArray[np.int32]:
+    options = options_of(weights.card)
+    return instances(head_maps(answer_of(network_of(weights, options), example), options), options)
 
 
 def _told(worth: Worth) -> str:
