@@ -30,8 +30,9 @@ from skimage.registration import phase_cross_correlation
 from benchmarks.denoising_results import Rows, table
 from benchmarks.movies import as_frame
 from controller.core.frame import FloatImage
+from controller.labelling.session_images import SessionImages
 from controller.labelling.snapshots import Item, Material, collect
-from controller.labelling.training_images import CONTEXT_PX, Scale, SessionImages, labelled_images
+from controller.labelling.training_images import CONTEXT_PX, Scale, labelled_images
 from controller.labels.formats import ImportOptions, import_labels
 from controller.labels.formats.pictures import less_offset, offset_of, read_image
 from controller.labels.records import Split

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.errors import SessionFolderError
-from controller.labels.images import Picture
+from controller.labels.formats.pictures import ImportedImages
+from controller.labels.images import Picture, SampleImage
 from controller.labels.records import Roi, Sample
 from controller.recording.following import FollowedSession
 from controller.recording.reader import SessionReader
@@ -29,7 +30,7 @@ class SessionImages:
     """Gives pictures of the samples of one folder: a session that runs or has ended, or files alone."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._folder, self._imported = folder, ImportedImages(folder)
         self._session: FollowedSession | None = None
         self._kept: OrderedDict[tuple[str, str], NDArray[Any]] = OrderedDict()
         self._reader: SessionReader | None = None
@@ -38,7 +39,7 @@ class SessionImages:
     def channels(self, sample: Sample) -> tuple[str, ...]:
         """Return ``raw``, and ``denoised`` if the session denoised that frame."""
         if sample.frame_index is None:
-            return (RAW,)
+            return self._imported.channels(sample)
         with self._lock:
             cycles = self._session_of(sample).cycles
         has = any(c.denoised for c in cycles if c.frame_index == sample.frame_index)
@@ -52,35 +53,57 @@ class SessionImages:
         KeyError
             If there is no such channel, or the image is gone.
         """
+        if sample.frame_index is None:
+            return self._imported.picture(sample, channel, context_px)
         image = self.whole(sample, channel)
-        if channel == RAW and sample.offset_units:
-            image = np.maximum(image.astype(np.float32) - sample.offset_units, 0)
         rows, columns, origin = surroundings(sample.roi, image.shape, context_px)
         shown = image[rows, columns]
-        pixels = shown if _fits_uint16(shown) else shown.astype(np.float32)
         low, high = np.percentile(shown, (_DARKEST, _BRIGHTEST))
         return Picture(
-            np.ascontiguousarray(pixels, np.uint16 if _fits_uint16(shown) else np.float32),
+            np.ascontiguousarray(shown, np.uint16 if _fits_uint16(shown) else np.float32),
             origin,
             (float(low), float(max(high, low + 1e-6))),
         )
 
-    def whole(self, sample: Sample, channel: str) -> NDArray[Any]:
-        """Return the whole image that a sample is a part of, shape ``(y, x)``; ``KeyError`` if it is gone."""
+    def image(self, sample: Sample, context_px: int) -> SampleImage:
+        """Return a sample in photons, with its denoised image if the session kept one.
+
+        Raises
+        ------
+        KeyError
+            If the image is gone, or cannot be read.
+        """
+        gain = sample.units_per_photon
         if sample.frame_index is None:
-            if channel != RAW:
-                raise KeyError(f"{sample.uri} has no channel {channel!r}")
-            return self._cached((sample.uri, channel), lambda: self._file(sample))
+            found = self._imported.picture(sample, RAW, context_px)  # less the offset already
+            return SampleImage(_photons(found.pixels, 0.0, gain), found.origin_yx)
+        raw = self.whole(sample, RAW)
+        rows, columns, origin = surroundings(sample.roi, raw.shape, context_px)
+        photons = _photons(raw[rows, columns], sample.offset_units, gain)
+        if DENOISED not in self.channels(sample):
+            return SampleImage(photons, origin)
+        mean = self.whole(sample, DENOISED)[rows, columns]
+        std = self._error_of(sample)[rows, columns]
+        return SampleImage(
+            photons, origin, _photons(mean, sample.offset_units, gain), _photons(std, 0.0, gain)
+        )
+
+    def whole(self, sample: Sample, channel: str) -> NDArray[Any]:
+        """Return the whole frame that a sample is a part of, shape ``(y, x)``.
+
+        Raises
+        ------
+        KeyError
+            If it is gone, the sample is of an imported file, or there is no such channel.
+        """
         index = sample.frame_index
-        if channel not in {RAW, DENOISED}:
-            raise KeyError(f"frame {index} has no channel {channel!r}")
+        if index is None or channel not in {RAW, DENOISED}:
+            raise KeyError(f"{sample.uri} has no channel {channel!r} of a frame")
         return self._cached((str(index), channel), lambda: self._frame(sample, index, channel))
 
-    def error_of(self, sample: Sample) -> NDArray[Any]:
-        """Return the denoiser's standard error of the whole image, shape ``(y, x)``."""
-        index = sample.frame_index
-        if index is None:
-            raise KeyError(f"{sample.uri} was not denoised")
+    def _error_of(self, sample: Sample) -> NDArray[Any]:
+        """Return the denoiser's standard error of the whole frame."""
+        index = sample.frame_index or 0
         return self._cached((str(index), "error"), lambda: self._frame(sample, index, "error"))
 
     def _cached(self, key: tuple[str, str], read: Callable[[], NDArray[Any]]) -> NDArray[Any]:
@@ -107,15 +130,6 @@ class SessionImages:
             if cycle.frame_index == index and (found := reader.denoised(cycle)) is not None:
                 return np.asarray(found.mean if channel == DENOISED else found.std)
         raise KeyError(f"frame {index} has no channel {channel!r}")
-
-    def _file(self, sample: Sample) -> NDArray[Any]:
-        import tifffile
-
-        path = (self._folder / sample.uri).resolve()
-        image = np.asarray(tifffile.imread(path))
-        if image.ndim != 2:
-            raise KeyError(f"{path} is no image (y, x) but {image.shape}")
-        return image
 
     def _session_of(self, sample: Sample) -> SessionReader:
         """Return the session as it is now; read again only where the sample is newer than that."""
@@ -146,6 +160,11 @@ def surroundings(roi: Roi, shape: tuple[int, ...], context_px: int) -> tuple[sli
     rows = slice(top, min(shape[0], roi.y + roi.rows + context_px))
     columns = slice(left, min(shape[1], roi.x + roi.columns + context_px))
     return rows, columns, (roi.y - top, roi.x - left)
+
+
+def _photons(image: NDArray[Any], offset_units: float, units_per_photon: float) -> NDArray[np.float32]:
+    """Return an image in photons, at least 0."""
+    return np.asarray(np.maximum(image - np.float32(offset_units), 0) / units_per_photon, np.float32)
 
 
 def _fits_uint16(image: NDArray[Any]) -> bool:

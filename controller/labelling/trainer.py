@@ -27,7 +27,8 @@ import numpy as np
 
 from controller.core.errors import StedfastError
 from controller.labelling.snapshots import Item, Material, answers_in, collect, usable
-from controller.labelling.training_images import CONTEXT_PX, SampleImages, Scale, labelled_images
+from controller.labelling.training_images import CONTEXT_PX, Scale, labelled_images
+from controller.labels.images import SampleImages
 from controller.labels.plan import LabelPlan
 from controller.labels.records import ModelRecord, WorkerRecord
 from controller.labels.store import LabelStore

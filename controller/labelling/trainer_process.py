@@ -17,16 +17,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from controller.core.errors import ConfigurationError, StedfastError
+from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import plan_of
 from controller.labelling.snapshots import answers_in, collect
 from controller.labelling.trainer import Beginning, LabelTrainer
-from controller.labelling.training_images import (
-    CONTEXT_PX,
-    SampleImages,
-    Scale,
-    SessionImages,
-    labelled_images,
-)
+from controller.labelling.training_images import CONTEXT_PX, Scale, labelled_images
+from controller.labels.images import SampleImages
 from controller.labels.plan import LabelPlan
 from controller.labels.store import LabelStore
 from controller.networks.weights import WeightsError, read_weights

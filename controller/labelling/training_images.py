@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.core.errors import SessionFolderError
-from controller.core.frame import FloatImage
-from controller.labels.formats.pictures import ImportedImages
+from controller.labels.images import SampleImage
 from controller.labels.records import Sample
 from controller.learning.annotations import (
     AMBIGUOUS,
@@ -29,36 +26,14 @@ from controller.learning.annotations import (
     PointYX,
     Rectangle,
 )
-from controller.recording.reader import SessionReader
 from controller.segmentation.labelled_image import LabelledImage
 from controller.segmentation.network_options import NetworkOptions
 from controller.segmentation.resampling import labels_resampled, photons_resampled
 from controller.segmentation.small_unet import SmallUNetSegmenter, shape_at_scale
-from controller.segmentation.spots import LARGEST, in_photons
+from controller.segmentation.spots import LARGEST
 
 #: Pixels around a sample that the network sees; more of them tell its small view nothing.
 CONTEXT_PX = 16
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SampleImage:
-    """A sample inside its context.
-
-    Attributes
-    ----------
-    photons
-        Shape ``(y, x)``, float, ≥ 0, in photons.
-    origin_yx
-        Row and column of ``photons`` where the sample's first pixel lies.
-    mean, std
-        The denoised image and its standard deviation in photons, of the same shape; ``None`` if there is
-        none.
-    """
-
-    photons: FloatImage
-    origin_yx: tuple[int, int]
-    mean: FloatImage | None = None
-    std: FloatImage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,62 +42,6 @@ class Scale:
 
     network: NetworkOptions
     options: SmallUNetSegmenter.Options
-
-
-class SampleImages(Protocol):
-    """Gives the images of samples."""
-
-    def image(self, sample: Sample, context_px: int) -> SampleImage:
-        """Return a sample with up to ``context_px`` pixels around it on each side.
-
-        Raises
-        ------
-        KeyError
-            If the image is gone, or cannot be read.
-        """
-
-
-class SessionImages:
-    """The images of samples of one folder: parts of frames of its session, and imported files."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._imported = ImportedImages(folder)
-        self._reader: SessionReader | None = None
-
-    def image(self, sample: Sample, context_px: int) -> SampleImage:
-        """Return a part of a frame, with its denoised image if the session kept one, or of a file."""
-        if sample.frame_index is None:
-            found = self._imported.picture(sample, "raw", context_px)
-            photons = in_photons(found.pixels, 0.0, sample.units_per_photon)  # less the offset already
-            return SampleImage(photons.astype(np.float32), found.origin_yx)
-        try:
-            reader = self._reader_that_knows(sample.frame_index)
-            frame = reader.frame(sample.frame_index)
-            cycles = [c for c in reader.cycles if c.frame_index == sample.frame_index]
-            denoised = reader.denoised(cycles[-1]) if cycles else None
-        except SessionFolderError as error:
-            raise KeyError(f"sample {sample.id}: {error}") from error
-        shape, roi = frame.photons.shape, sample.roi
-        if roi.y + roi.rows > shape[0] or roi.x + roi.columns > shape[1]:
-            raise KeyError(f"sample {sample.id} reaches beyond its frame of {shape[0]} x {shape[1]} pixels")
-        top, left = max(0, roi.y - context_px), max(0, roi.x - context_px)
-        part = (
-            slice(top, roi.y + roi.rows + context_px),
-            slice(left, roi.x + roi.columns + context_px),
-        )
-        gain, offset = sample.units_per_photon, sample.offset_units
-        photons = in_photons(frame.photons[part], offset, gain).astype(np.float32)
-        origin = (roi.y - top, roi.x - left)
-        if denoised is None:
-            return SampleImage(photons, origin)
-        mean = in_photons(denoised.mean[part], offset, gain).astype(np.float32)
-        return SampleImage(photons, origin, mean, in_photons(denoised.std[part], 0, gain).astype(np.float32))
-
-    def _reader_that_knows(self, frame_index: int) -> SessionReader:
-        if self._reader is None or frame_index not in self._reader.frames:
-            self._reader = SessionReader(self._folder)  # a running session has written more since
-        return self._reader
 
 
 def labelled_images(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from controller.core.frame import FloatImage
 from controller.labels.records import Sample
 
 
@@ -42,4 +43,38 @@ class ImageSource(Protocol):
         ------
         KeyError
             If there is no such channel, or the image is gone.
+        """
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SampleImage:
+    """A sample inside its context.
+
+    Attributes
+    ----------
+    photons
+        Shape ``(y, x)``, float, ≥ 0, in photons.
+    origin_yx
+        Row and column of ``photons`` where the sample's first pixel lies.
+    mean, std
+        The denoised image and its standard deviation in photons, of the same shape; ``None`` if there is
+        none.
+    """
+
+    photons: FloatImage
+    origin_yx: tuple[int, int]
+    mean: FloatImage | None = None
+    std: FloatImage | None = None
+
+
+class SampleImages(Protocol):
+    """Gives the images of samples."""
+
+    def image(self, sample: Sample, context_px: int) -> SampleImage:
+        """Return a sample with up to ``context_px`` pixels around it on each side.
+
+        Raises
+        ------
+        KeyError
+            If the image is gone, or cannot be read.
         """

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.labelling.trainer import Beginning, LabelTrainer
-from controller.labelling.training_images import SampleImage
+from controller.labels.images import SampleImage
 from controller.labels.plan import LabelPlan
 from controller.labels.queue import LabelQueue
 from controller.labels.records import (

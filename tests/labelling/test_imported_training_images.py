@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tifffile
 
+from controller.labelling.session_images import SessionImages
 from controller.labelling.snapshots import collect
-from controller.labelling.training_images import Scale, SessionImages, labelled_images
+from controller.labelling.training_images import Scale, labelled_images
 from controller.labels.formats import ImportOptions, import_labels
 from controller.labels.store import LabelStore
 from controller.segmentation.network_options import NetworkOptions

@@ -52,7 +52,10 @@ def test_the_denoised_image_is_another_channel_with_its_own_numbers(recorded: Se
     assert found is not None
     picture = images.picture(sample, DENOISED, 0)
     np.testing.assert_allclose(picture.pixels, found.mean[:64, :64], rtol=1e-6)
-    np.testing.assert_allclose(images.error_of(sample), found.std)
+    shown = images.image(sample, 0)
+    assert shown.std is not None
+    np.testing.assert_allclose(shown.std, found.std[:64, :64], rtol=1e-6)
+    np.testing.assert_array_equal(shown.photons, recorded.frame(0).photons[:64, :64])
 
 
 @pytest.mark.parametrize(
@@ -74,11 +77,12 @@ def test_a_part_outside_of_its_image_is_a_key_error() -> None:
 
 def test_an_imported_file_loses_its_offset(tmp_path: Path) -> None:
     image = np.arange(64, dtype=np.uint16).reshape(8, 8) + 32768
-    tifffile.imwrite(tmp_path / "a.tif", image)
+    (tmp_path / "imported").mkdir()
+    tifffile.imwrite(tmp_path / "imported" / "a.tif", image)
     new = NewSample(
         session="import",
         field="a",
-        uri="a.tif",
+        uri="imported/a.tif",
         roi=Roi(y=2, x=2, rows=4, columns=4),
         pixel_size_m=20e-9,
         dtype="uint16",

@@ -16,11 +16,11 @@ pytest.importorskip("sqlalchemy")
 
 from controller.assemble import new_session
 from controller.config import load
+from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import plan_of, write_plan
 from controller.labelling.snapshots import collect
 from controller.labelling.trainer import Beginning, LabelTrainer
 from controller.labelling.trainer_process import earlier_judges, main, trainer_of
-from controller.labelling.training_images import SessionImages
 from controller.labels.plan import LabelPlan
 from controller.labels.records import Reply, Roi
 from controller.labels.store import LabelStore

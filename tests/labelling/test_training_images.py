@@ -15,13 +15,9 @@ import torch
 
 from controller.assemble import new_session
 from controller.config import load
-from controller.labelling.training_images import (
-    CONTEXT_PX,
-    SampleImage,
-    Scale,
-    SessionImages,
-    labelled_images,
-)
+from controller.labelling.session_images import SessionImages
+from controller.labelling.training_images import CONTEXT_PX, Scale, labelled_images
+from controller.labels.images import SampleImage
 from controller.labels.records import Roi, Sample
 from controller.learning.annotations import (
     NOTHING_HERE,
@@ -240,7 +236,11 @@ def test_a_part_of_a_frame_comes_with_its_context_and_its_denoised_image(session
     images = SessionImages(session.folder)
     for y, x in ((0, 0), (rows - 8, columns - 8), (rows // 2, 3)):
         here = sample(
-            roi=Roi(y=y, x=x, rows=8, columns=8), frame_index=1, units_per_photon=2.0, offset_units=1.0
+            session=session.start.run_id,
+            roi=Roi(y=y, x=x, rows=8, columns=8),
+            frame_index=1,
+            units_per_photon=2.0,
+            offset_units=1.0,
         )
         found = images.image(here, CONTEXT_PX)
         top, left = y - found.origin_yx[0], x - found.origin_yx[1]
@@ -257,6 +257,7 @@ def test_a_part_of_a_frame_comes_with_its_context_and_its_denoised_image(session
     "about",
     [
         {"frame_index": None},
+        {"frame_index": 0, "session": "monday"},
         {"frame_index": 99},
         {"frame_index": 0, "roi": Roi(y=0, x=0, rows=9999, columns=4)},
     ],
@@ -264,5 +265,5 @@ def test_a_part_of_a_frame_comes_with_its_context_and_its_denoised_image(session
 def test_a_sample_that_is_not_in_its_session_is_refused(
     session: SessionReader, about: dict[str, Any]
 ) -> None:
-    with pytest.raises(KeyError, match="sample 1"):
-        SessionImages(session.folder).image(sample(**about), CONTEXT_PX)
+    with pytest.raises(KeyError):
+        SessionImages(session.folder).image(sample(**{"session": session.start.run_id, **about}), CONTEXT_PX)
