@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,8 @@ def status(folder: FolderArgument, database: DatabaseOption = None, as_json: Jso
     """Tell how many questions are open and answered, who works, and which models there are."""
     with errors_told(as_json):
         store = _store(folder, database)
+        from controller.web.tasks import LATE_S
+
         counts, workers, models = store.counts(), store.workers(), store.models()
         if as_json:
             told: dict[str, Any] = {
@@ -40,7 +43,10 @@ def status(folder: FolderArgument, database: DatabaseOption = None, as_json: Jso
         for name, count in sorted(counts.per_class.items(), key=lambda item: -item[1]):
             typer.echo(f"  {count:6d}  {name}")
         for worker in workers:
-            typer.echo(f"{worker.name}: {worker.state}, {worker.message}")
+            state, silent_s = worker.state, time.time() - worker.beat_s
+            if state in {"working", "idle"} and silent_s > LATE_S:
+                state = f"gives no sign of life for {silent_s:.0f} s, was {state}"
+            typer.echo(": ".join(filter(None, (f"{worker.name} {state}", worker.message))))
         for model in models[-5:]:
             figures = ", ".join(f"{name} {value:.3g}" for name, value in sorted(model.metrics.items()))
             typer.echo(f"{model.role} {model.sha256[:12]}: {model.verdict}, {model.reason} ({figures})")
