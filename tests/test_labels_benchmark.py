@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.labels import DEFAULT, contenders, strategy_named
+from benchmarks.labels import STUDIED, contenders, strategy_named
 from benchmarks.labels_figures import figures_of, table, verdict
 from benchmarks.labels_runs import (
     Contender,
@@ -93,7 +93,7 @@ def test_all_strategies_spend_the_same_seconds_on_different_patches() -> None:
 def test_the_first_round_and_the_answers_are_the_same_for_all() -> None:
     runs = [
         run(scene(), Contender(name, strategy_named(name)), "dim_is_slow", TINY)
-        for name in ("random", DEFAULT)
+        for name in ("random", STUDIED)
     ]
     assert runs[0].seconds[1] == runs[1].seconds[1]
     assert runs[0].accuracy[1] == runs[1].accuracy[1]
@@ -110,7 +110,7 @@ def test_dividing_by_seconds_buys_what_is_cheap() -> None:
     rows = {row.name: row for row in contenders()}
     plain, divided = (
         run(scene(), rows[name], "rare_is_slow", TINY)
-        for name in (DEFAULT, f"{DEFAULT} / true seconds, no guard")
+        for name in (STUDIED, f"{STUDIED} / true seconds, no guard")
     )
     assert divided.seconds[-1] / divided.labels[-1] < plain.seconds[-1] / plain.labels[-1]
     assert divided.bought[0] / divided.labels[-1] > plain.bought[0] / plain.labels[-1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,8 @@ def status(folder: FolderArgument, database: DatabaseOption = None, as_json: Jso
     """Tell how many questions are open and answered, who works, and which models there are."""
     with errors_told(as_json):
         store = _store(folder, database)
+        from controller.web.tasks import LATE_S
+
         counts, workers, models = store.counts(), store.workers(), store.models()
         if as_json:
             told: dict[str, Any] = {
@@ -40,7 +43,10 @@ def status(folder: FolderArgument, database: DatabaseOption = None, as_json: Jso
         for name, count in sorted(counts.per_class.items(), key=lambda item: -item[1]):
             typer.echo(f"  {count:6d}  {name}")
         for worker in workers:
-            typer.echo(f"{worker.name}: {worker.state}, {worker.message}")
+            state, silent_s = worker.state, time.time() - worker.beat_s
+            if state in {"working", "idle"} and silent_s > LATE_S:
+                state = f"gives no sign of life for {silent_s:.0f} s, was {state}"
+            typer.echo(": ".join(filter(None, (f"{worker.name} {state}", worker.message))))
         for model in models[-5:]:
             figures = ", ".join(f"{name} {value:.3g}" for name, value in sorted(model.metrics.items()))
             typer.echo(f"{model.role} {model.sha256[:12]}: {model.verdict}, {model.reason} ({figures})")
@@ -190,7 +196,13 @@ def import_labels(  # noqa: PLR0913, PLR0917  # one argument an option
         list[str] | None, typer.Option(help="THEIRS=OURS; as often as needed, OURS may be 'ambiguous'.")
     ] = None,
     pixel_size_m: Annotated[float | None, typer.Option("--pixel-size", help="In metres.")] = None,
-    complete: Annotated[bool, typer.Option(help="Nothing was left out: the rest is background.")] = False,
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Nothing was left out: the rest is background.")
+    ] = False,
+    offset: Annotated[
+        float | None, typer.Option(help="To subtract from pixels, if not what is found by itself.")
+    ] = None,
+    session: Annotated[str | None, typer.Option(help="Name for these images together.")] = None,
     database: DatabaseOption = None,
 ) -> None:
     """Take labels of other programs in, as answers of a person; all of them or none."""
@@ -213,6 +225,8 @@ def import_labels(  # noqa: PLR0913, PLR0917  # one argument an option
                 rename={theirs: ours for theirs, _, ours in pairs},
                 coverage="image" if complete else "marks",
                 pixel_size_m=pixel_size_m,
+                offset_units=offset,
+                session=session,
             )
         except ValidationError as error:
             problems = error.errors(include_url=False)

@@ -26,10 +26,12 @@ class SessionQuestions:
         Where requests go.
     annotators
         How many people are to answer each.
+    has_plan
+        Whether others are asked as well: then what this session's policy tells apart stands beside it.
     """
 
-    def __init__(self, store: LabelStore, annotators: int = 1) -> None:
-        self._store, self._annotators = store, annotators
+    def __init__(self, store: LabelStore, annotators: int = 1, *, has_plan: bool = False) -> None:
+        self._store, self._annotators, self._has_plan = store, annotators, has_plan
         self._next = 0  # cycles before this one have been looked at
 
     def take_in(self, reader: SessionReader) -> list[str]:
@@ -49,7 +51,7 @@ class SessionQuestions:
     def _ask(self, reader: SessionReader, cycle: CycleDocument, decision: AskLabel) -> None:
         question = decision.question
         named = tuple(name for name in dict.fromkeys(question.choices) if name not in _ALWAYS)
-        schema = self._store.add_schema(LabelSchema(classes=named or ("object",)))
+        schema = self._store.add_schema(LabelSchema(classes=named or ("object",)), is_aside=self._has_plan)
         options = question.options or (ImageOption(),)
         items = tuple(self._item(reader, question, option) for option in options)
         # An old journal says "choice" where one of several words is chosen.

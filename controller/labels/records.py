@@ -120,7 +120,7 @@ class Sample(NewSample):
 
 
 class SchemaRecord(Settings):
-    """A version of what can be said; ``number`` counts up from 1."""
+    """A version of what can be said; ``number`` counts up from 1, or down from 0 beside those."""
 
     id: str
     number: int

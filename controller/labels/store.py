@@ -70,13 +70,20 @@ class LabelStore(DerivedRecords):
 
     # What can be said, and about what.
 
-    def add_schema(self, schema: LabelSchema) -> SchemaRecord:
-        """Return the version of a schema, a new one if it was never used before."""
+    def add_schema(self, schema: LabelSchema, *, is_aside: bool = False) -> SchemaRecord:
+        """Return the version of a schema, a new one if it was never used before.
+
+        One that is ``is_aside`` belongs to single questions: it becomes no newer than those that are there,
+        so that models go on to learn what they learned.
+        """
         content = schema.model_dump_json()
         name = _sha256(content)
         table = tables.label_schema
         with self.database.writing() as connection:
             number = next_number(connection, table)
+            if is_aside:
+                lowest = connection.execute(select(func.min(table.c.number))).scalar()
+                number = 0 if lowest is None else min(0, lowest - 1)
             insert_new(
                 connection,
                 table,

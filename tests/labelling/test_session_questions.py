@@ -10,6 +10,7 @@ from controller.core.decision import AskLabel, ImageOption, Question
 from controller.core.settings import Region
 from controller.labelling.session_questions import SessionQuestions, roi_of
 from controller.labels.store import LabelStore
+from controller.learning.annotations import LabelSchema
 from controller.recording.reader import SessionReader
 
 
@@ -48,6 +49,23 @@ def test_each_question_is_put_once_with_the_pixels_that_it_is_about(
     assert store.schema(requests[0].schema_id).label_schema.classes == ("synapse",)
     rois = [store.sample(r.items[0].sample_id).roi for r in requests]
     assert [(r.y, r.x, r.rows, r.columns) for r in rois] == [(0, 0, 256, 256), (128, 64, 128, 128)]
+
+
+def test_what_a_policy_tells_apart_does_not_replace_the_classes_of_the_plan(
+    recorded: SessionReader, tmp_path: Path
+) -> None:
+    store = LabelStore.open(tmp_path, create=True)
+    planned = store.add_schema(LabelSchema(classes=("ring", "fibre")))
+    other = question_of(recorded, choices=("spine", "shaft"))
+    reader = asking(recorded, question_of(recorded), other)
+    assert SessionQuestions(store, has_plan=True).take_in(reader) == []
+    assert store.schema() == planned
+    assert [s.label_schema.classes for s in store.schemas()] == [
+        ("spine", "shaft"),
+        ("synapse",),
+        ("ring", "fibre"),
+    ]
+    assert store.add_schema(LabelSchema(classes=("ring",))).number == planned.number + 1
 
 
 def test_a_choice_is_between_several_images_with_what_is_known_of_them(
