@@ -114,7 +114,7 @@ def served(asked: SessionReader, tmp_path_factory: pytest.TempPathFactory) -> Se
     assert told.exit_code == 0, told.output
     assert f"{QUESTIONS} by expert" in told.output
     assert LearnedReward.read(file).sha256 in told.output
-    return run(folder, f'reward = "{file}"')
+    return run(folder, 'reward = "reward.json"')
 
 
 def test_the_questions_are_between_recorded_scans_that_none_of_them_beats_in_everything(
