@@ -45,10 +45,17 @@ from controller.stages import Stage
 
 
 class Builder:
-    """Makes the parts of one session from its configuration and its seed."""
+    """Makes the parts of one session from its configuration and its seed.
 
-    def __init__(self, hardware: HardwareConfig, config: SessionConfig, folder: Path, source: str) -> None:
-        self.hardware, self.config, self.folder, self.source = hardware, config, folder, source
+    Relative paths start at ``folder``, that of the experiment; those of the microscope's options at the
+    folder of the hardware configuration.
+    """
+
+    def __init__(
+        self, hardware: HardwareConfig, config: SessionConfig, folder: Path, hardware_path: Path
+    ) -> None:
+        self.hardware, self.config, self.folder = hardware, config, folder
+        self.hardware_folder, self.source = hardware_path.parent, hardware_path.name
         self.simulated_clock = hardware.microscope.clock == "simulated"
         self.clock: Clock = SimulatedClock() if self.simulated_clock else SystemClock()
         self.microscope: Microscope
@@ -58,9 +65,9 @@ class Builder:
     @classmethod
     def fresh(cls, experiment: Experiment) -> Builder:
         """Make one from configuration files."""
-        hardware = experiment.hardware
-        folder = hardware.path.parent.resolve()
-        builder = cls(hardware.config, experiment.session.config, folder, hardware.path.name)
+        hardware, session = experiment.hardware, experiment.session
+        folder = session.path.parent.resolve()
+        builder = cls(hardware.config, session.config, folder, hardware.path.resolve())
         builder._files = experiment
         return builder
 
@@ -73,8 +80,8 @@ class Builder:
                 HardwareConfig.model_validate_json(json.dumps(start.hardware)),
                 SessionConfig.model_validate_json(json.dumps(start.experiment)),
                 Path(start.config_folder),
-                # The same name as in the first run: it is part of what a policy is told.
-                Path(start.hardware_path).name,
+                # Its name is the same as in the first run: it is part of what a policy is told.
+                Path(start.hardware_path),
             )
         except ValidationError as error:
             raise SessionFolderError(f"{source}: {error}") from error
@@ -184,7 +191,7 @@ class Builder:
         return Resources(
             rng=np.random.default_rng(seeds),
             clock=self.clock,
-            folder=self.folder,
+            folder=self.hardware_folder if purpose == "microscope" else self.folder,
             limits=self.hardware.limits,
             safe=self.hardware.safe,
             capabilities=told,

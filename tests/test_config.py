@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from controller.builder import Builder
 from controller.config import load, shipped_hardware
 from controller.core.errors import ConfigurationError, StedfastError
 
@@ -200,3 +201,17 @@ def test_a_mutated_file_gives_a_message_and_never_a_traceback(
         error = caught
     assert error is None or str(folder) in str(error)
     assert error is not None or tomllib.loads("".join(text))
+
+
+def test_paths_start_at_the_experiment_and_those_of_the_microscope_at_its_hardware(tmp_path: Path) -> None:
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "lab" / "scope.toml").write_text(shipped_hardware("sim_sted.toml").read_text())
+    (tmp_path / "mine" / "experiment.toml").write_text(
+        'schema = "stedfast-experiment/1"\nname = "here and there"\nhardware = "../lab/scope.toml"\n'
+    )
+    experiment = load(tmp_path / "mine")
+    builder = Builder.fresh(experiment)
+    for purpose in ("policy", "denoiser fallback", "segmenter"):
+        assert builder.resources(purpose, None).folder == tmp_path / "mine"
+    assert builder.resources("microscope", None).folder == tmp_path / "lab"

@@ -18,8 +18,8 @@ from controller.learning.preferences import Choice, dominated_by, fit_reward
 #: With fewer, whatever is learned is mostly chance.
 CHOICES_MIN = 5
 _FOLDS = 5
-#: Values that correlate more than this within the choices count as one.
-_ALIKE = 0.95
+#: Of values that correlate more than this within the choices, the effect of one may be that of the other.
+_ALIKE = 0.8
 
 Ways = Mapping[str, Literal["high", "low"]]
 
@@ -60,7 +60,7 @@ class Learned:
     matters
         Each value that it judges by, the one that matters most first.
     alike
-        Pairs of values that rose and fell together, so that it is not known which of them counts.
+        Pairs of values that rose and fell together, so that the effect of one may be that of the other.
     passed_over
         Why answers were not learned from, and how many.
     without_way
