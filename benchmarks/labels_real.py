@@ -311,14 +311,17 @@ def leave_places_out(source: Path, folder: Path, reading: str, steps: int, seed:
             continue
         fold = prepared(source, folder / f"without {' '.join(names)}", reading, names)
         empty = [one for one in fold.learned if not one.is_rings.any()]
-        alone, all_weights = (trained(images, steps, seed) for images in _choices(fold.learned))
+        alone, both = _choices(fold.learned)
+        weights = trained(alone, steps, seed)
+        taught_empty = trained(both, steps, seed) if empty else None
         sigma_px = best_blur_px(fold.learned)
         for judge in fold.judges:
             if not judge.is_rings.any():
                 continue
-            rows |= _of_network(f"{judge.name}: network", alone, judge, empty)
-            if empty:
-                rows |= _of_network(f"{judge.name}: network, taught empty images too", all_weights, judge, ())
+            rows |= _of_network(f"{judge.name}: network", weights, judge, empty)
+            if taught_empty:
+                name = f"{judge.name}: network, taught empty images too"
+                rows |= _of_network(name, taught_empty, judge, ())
             smooth = ndimage.gaussian_filter(judge.photons, sigma_px)
             found = bright(judge.photons, sigma_px)
             rows[f"{judge.name}: Otsu, smoothed by {sigma_px:g} px"] = figures(smooth, found, judge)
