@@ -181,7 +181,7 @@ def place_of(first: FloatImage, second: FloatImage) -> tuple[float, tuple[int, i
         for image in (first, second)
     )
     everywhere = np.ones(one.shape, np.bool_)
-    shift, *_ = phase_cross_correlation(
+    shift, *_ = phase_cross_correlation(  # type: ignore[no-untyped-call]
         one, two, reference_mask=everywhere, moving_mask=everywhere, overlap_ratio=_SHARED
     )
     rows, columns = (round(float(step)) for step in shift)
@@ -239,7 +239,7 @@ def probability(weights: Weights, photons: FloatImage) -> FloatImage:
 def bright(photons: FloatImage, sigma_px: float = _NEURITE_SIGMA_PX) -> Mask:
     """Return what Otsu's threshold finds in the smoothed image: all that is stained."""
     smooth = ndimage.gaussian_filter(photons.astype(np.float64), sigma_px)
-    return np.asarray(smooth > threshold_otsu(smooth))
+    return np.asarray(smooth > threshold_otsu(smooth))  # type: ignore[no-untyped-call]
 
 
 def best_blur_px(images: Sequence[Judged]) -> float:

@@ -42,7 +42,8 @@ def judged(photons: FloatImage, truth: NDArray[np.int16], name: str = "one") -> 
 def structure(rng: np.random.Generator, side: int = SIDE) -> FloatImage:
     """Photons of a random pattern as coarse as neurites."""
     smooth = ndimage.gaussian_filter(rng.normal(size=(side, side)), 4)
-    return rng.poisson(3 + 3 * np.clip(smooth / smooth.std(), -1, 3)).astype(np.float32)
+    expected = 3 + 3 * np.clip(smooth / smooth.std(), -1, 3)
+    return np.asarray(rng.poisson(expected), np.float32)
 
 
 def neurite(rng: np.random.Generator, row: int) -> NDArray[np.int64]:

@@ -94,8 +94,9 @@ class SessionImages:
         """Return a part of a frame, with its denoised image if the session kept one, or of a file."""
         if sample.frame_index is None:
             found = self._imported.picture(sample, "raw", context_px)
-            photons = in_photons(found.pixels, 0.0, sample.units_per_photon)  # less the offset already
-            return SampleImage(photons.astype(np.float32), found.origin_yx)
+            # The picture is less the detector's offset already.
+            shown = in_photons(found.pixels, 0.0, sample.units_per_photon).astype(np.float32)
+            return SampleImage(shown, found.origin_yx)
         try:
             reader = self._reader_that_knows(sample.frame_index)
             frame = reader.frame(sample.frame_index)
