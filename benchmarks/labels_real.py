@@ -182,7 +182,7 @@ def place_of(first: FloatImage, second: FloatImage) -> tuple[float, tuple[int, i
         for image in (first, second)
     )
     everywhere = np.ones(one.shape, np.bool_)
-    shift, *_ = phase_cross_correlation(
+    shift, *_ = phase_cross_correlation(  # type: ignore[no-untyped-call]
         one, two, reference_mask=everywhere, moving_mask=everywhere, overlap_ratio=_SHARED
     )
     rows, columns = (round(float(step)) for step in shift)
@@ -240,7 +240,7 @@ def probability(weights: Weights, photons: FloatImage) -> FloatImage:
 def bright(photons: FloatImage, sigma_px: float = _NEURITE_SIGMA_PX) -> Mask:
     """Return what Otsu's threshold finds in the smoothed image: all that is stained."""
     smooth = ndimage.gaussian_filter(photons.astype(np.float64), sigma_px)
-    return np.asarray(smooth > threshold_otsu(smooth))
+    return np.asarray(smooth > threshold_otsu(smooth))  # type: ignore[no-untyped-call]
 
 
 def best_blur_px(images: Sequence[Judged]) -> float:
@@ -312,14 +312,17 @@ def leave_places_out(source: Path, folder: Path, reading: str, steps: int, seed:
             continue
         fold = prepared(source, folder / f"without {' '.join(names)}", reading, names)
         empty = [one for one in fold.learned if not one.is_rings.any()]
-        alone, all_weights = (trained(images, steps, seed) for images in _choices(fold.learned))
+        alone, both = _choices(fold.learned)
+        weights = trained(alone, steps, seed)
+        taught_empty = trained(both, steps, seed) if empty else None
         sigma_px = best_blur_px(fold.learned)
         for judge in fold.judges:
             if not judge.is_rings.any():
                 continue
-            rows |= _of_network(f"{judge.name}: network", alone, judge, empty)
-            if empty:
-                rows |= _of_network(f"{judge.name}: network, taught empty images too", all_weights, judge, ())
+            rows |= _of_network(f"{judge.name}: network", weights, judge, empty)
+            if taught_empty:
+                name = f"{judge.name}: network, taught empty images too"
+                rows |= _of_network(name, taught_empty, judge, ())
             smooth = ndimage.gaussian_filter(judge.photons, sigma_px)
             found = bright(judge.photons, sigma_px)
             rows[f"{judge.name}: Otsu, smoothed by {sigma_px:g} px"] = figures(smooth, found, judge)

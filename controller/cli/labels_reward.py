@@ -106,7 +106,8 @@ def _lines(learned: Learned) -> list[str]:
         doubt = "" if matter.is_known else "; which way it counts is not known yet"
         lines.append(f"  {matter.name}, {shown}: {matter.effect:+.2f} ± {matter.effect_std:.2f}{doubt}")
     lines += [
-        f"{a} and {b} rose and fell together: the effect of one may be that of the other" for a, b in learned.alike
+        f"{a} and {b} rose and fell together: the effect of one may be that of the other"
+        for a, b in learned.alike
     ]
     if learned.without_way:
         names = " ".join(f"--better {name}=…" for name in learned.without_way)
