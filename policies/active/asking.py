@@ -156,12 +156,13 @@ class AskingPolicy:
             self._inner.close()
 
     def _wanted(self, observation: Observation) -> Decision:
-        """Return the decision of the other policy; its questions are never about a place asked about."""
+        """Return what the other policy wants; its questions about a place are never about one asked about."""
         kept = self._questions_left(observation.budget)
         budget = replace(observation.budget, cycles=observation.budget.cycles - kept)
         for _ in range(_SKIPS_MAX):
             wanted = self._inner.decide(replace(observation, budget=budget))
-            if not isinstance(wanted, AskLabel):
+            # A choice compares scans; it says nothing of what is at their places.
+            if not isinstance(wanted, AskLabel) or wanted.question.kind == "choice":
                 return wanted
             if not self._was_asked(wanted.question.region):
                 self._note(wanted.question.region, observation.now_s)

@@ -302,6 +302,14 @@ def test_what_looking_again_tells_is_the_fall_since_the_last_look() -> None:
     assert gains.expected_bits(scan()) == pytest.approx(0.7 * 0.3, abs=1e-6)
 
 
+def test_choices_of_the_policy_inside_are_all_passed_on_because_they_are_not_about_a_place() -> None:
+    region = scan().region
+    choice = Question(frame_index=0, region=region, kind="choice", text="Which one?")
+    wanted: list[Decision] = [acquire(scan()), *5 * [AskLabel(reason="scripted", question=choice)]]
+    policy, _ = make(wanted, doubt_min_bits=1.0)
+    assert questions(play(policy, lambda f: segmented(f, 0.5))) == wanted[1:]
+
+
 def test_a_question_of_the_policy_inside_is_passed_on_unless_its_place_was_asked_about() -> None:
     def ask(region: Region) -> AskLabel:
         question = Question(frame_index=0, region=region, kind="score", text="How good?")
