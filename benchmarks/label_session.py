@@ -231,7 +231,7 @@ def main() -> None:
         "-m",
         "controller",
         "run",
-        str(HARDWARE),
+        str(HARDWARE / SESSIONS[given.kind]),
         "--output",
         str(folder),
         "--no-report",
@@ -239,6 +239,8 @@ def main() -> None:
     session = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while not (folder / JOURNAL_NAME).exists() or not (folder / JOURNAL_NAME).stat().st_size:
+            if session.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} ended by itself, exit code {session.returncode}")
             time.sleep(0.2)
         truth = Truth.of(folder)
         service = LabelService(Where(folder))
