@@ -24,10 +24,13 @@ from controller.labels.store import LabelStore
 from controller.plugins import find_strategy
 from controller.recording.documents import StartDocument
 from controller.recording.following import FollowedSession
+from controller.recording.reader import SessionReader
 from controller.segmentation.published import PUBLISHED
 
 WORTH_NAME = "worth.json"
 _WORTH_EVERY = 10
+#: What the log says when the session has taken a model over.
+TAKEN = "taken into use"
 
 
 class SelectorWork:
@@ -63,6 +66,7 @@ class SelectorWork:
         problems = self._questions.take_in(reader)
         for problem in problems:
             self._store.log("question not asked", reason=problem)
+        self._tell_of_models(reader)
         if self._plan is None:
             return "; ".join(problems) or None
         selector = self.prepare()
@@ -82,6 +86,19 @@ class SelectorWork:
             judged,
         ]
         return ", ".join(part for part in did if part) or None
+
+    def _tell_of_models(self, reader: SessionReader) -> None:
+        """Write down, once, from which cycle on the session works with what people taught."""
+        told = {event.detail.get("sha256") for event in self._store.events() if event.what == TAKEN}
+        for change in reader.changes:
+            if change.role == "segmenter" and change.sha256 not in told:
+                self._store.log(
+                    TAKEN,
+                    from_cycle=change.cycle,
+                    score_before=change.score_before,
+                    score_after=change.score_after,
+                    sha256=change.sha256,
+                )
 
     def prepare(self) -> Selector:
         """Return what chooses, with the places of the session as far as it is.
