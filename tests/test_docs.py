@@ -185,3 +185,19 @@ def test_the_experiments_page_explains_every_key_of_the_policies() -> None:
     for name, field in SessionConfig.model_fields.items():
         key = field.alias or name
         assert f"`{key}`" in text or f"[{key}]" in text, key
+
+
+def test_the_experiments_page_explains_every_key_of_labels_with_its_default() -> None:
+    from controller.labels.plan import LabelPlan
+
+    section = (ROOT / "docs/experiments.md").read_text().partition("| key of `[labels]` |")[2]
+    rows = [line.split("|") for line in section.partition("\n\n")[0].splitlines()[2:]]
+    told = {row[1].strip(): row[3].strip() for row in rows}
+    assert len(told) == len(LabelPlan.model_fields)
+    for name, field in LabelPlan.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        said = told[f"`{name}`"].strip("`")
+        if field.is_required() or default is None:
+            assert said == ("required" if field.is_required() else "none"), name
+        else:
+            assert tomllib.loads(f"said = {said}")["said"] == default, name
