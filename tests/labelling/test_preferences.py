@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from controller.cli import app
 from controller.core.errors import ConfigurationError
 from controller.core.reward import LearnedReward
-from controller.labelling.preferences import learn_reward
+from controller.labelling.preferences import Matter, learn_reward
 from controller.labels.queue import LabelQueue
 from controller.labels.records import NewRequest, NewSample, Reply, RequestItem, Roi, Submission
 from controller.labels.store import LabelStore
@@ -28,7 +29,7 @@ def store(tmp_path: Path) -> LabelStore:
     return LabelStore.open(tmp_path, create=True)
 
 
-def ask(store: LabelStore, number: int, options: Sequence[Values]) -> None:
+def ask(store: LabelStore, number: int, options: Sequence[Values], annotators: int = 1) -> None:
     """Ask which of some scans is better, about which this much is known."""
     items = []
     for n, values in enumerate(options):
@@ -48,6 +49,7 @@ def ask(store: LabelStore, number: int, options: Sequence[Values]) -> None:
             text="Which one?",
             schema_id=store.add_schema(LabelSchema(classes=("object",))).id,
             items=tuple(items),
+            annotators=annotators,
         )
     )
 
@@ -107,6 +109,27 @@ def test_who_picks_by_chance_is_foreseen_no_better_than_by_chance(store: LabelSt
     assert abs(card.right - card.right_by_chance) < 3 * (24 * 2 / 9) ** 0.5
 
 
+def test_what_one_question_taught_does_not_help_to_foresee_its_other_answers(store: LabelStore) -> None:
+    # In each question another thing differs, so nothing that is learned from the others helps.
+    for number in range(5):
+        options = [{f"value {n}": float(n == number and k) for n in range(5)} for k in (0, 1)]
+        ask(store, number, options, annotators=2)
+    for name in ("ada", "bea"):
+        answer(store, lambda options: max(options[1].values()), name)
+    card = learn_reward(store).card
+    assert (card.judged, card.right, card.right_by_chance) == (10, 5, 5)
+
+
+@pytest.mark.parametrize(
+    ("effect", "std", "has_differed", "is_known"),
+    [(-3.0, 1.0, True, True), (3.0, 1.4, True, True), (3.0, 1.6, True, False), (0.0, 0.0, False, False)],
+)
+def test_which_way_a_value_counts_is_known_from_two_standard_deviations_on(
+    effect: float, std: float, *, has_differed: bool, is_known: bool
+) -> None:
+    assert Matter("dose", 0.0, 1.0, effect, std, has_differed=has_differed).is_known == is_known
+
+
 def test_values_that_rose_and_fell_together_are_told(store: LabelStore) -> None:
     rng = np.random.default_rng(1)
     for number in range(8):
@@ -156,7 +179,8 @@ def test_picks_that_another_option_beats_in_everything_are_flagged_and_still_lea
 
 def test_without_knowing_what_is_good_no_pick_is_called_a_slip(store: LabelStore) -> None:
     for number in range(6):
-        ask(store, number, [{"contrast": 1.0 + number}, {"contrast": 2.0 + number}])
+        worse, better = (1.0 + number, 0.0), (2.0 + number, 1.0)
+        ask(store, number, [{"contrast": c, "detail_log": d} for c, d in (worse, better)])
     answer(store, lambda _: 0)
     assert (learn_reward(store).without_way, learn_reward(store).card.dominated) == (("contrast",), ())
     learned = learn_reward(store, ways={"contrast": "high"})
@@ -235,6 +259,9 @@ def test_the_command_answers_scripts_in_json_and_checks_what_it_is_told(
     told_wrong = CliRunner().invoke(app, [*command, "--better", "contrast"])
     assert (told_wrong.exit_code, "say NAME=high or NAME=low" in told_wrong.output) == (2, True)
     told = json.loads(CliRunner().invoke(app, [*command, "--better", "contrast=low", "--json"]).output)
-    assert told["sha256"] == LearnedReward.read(tmp_path / "reward.json").sha256
+    written = (tmp_path / "reward.json").read_bytes()
+    assert told["sha256"] == hashlib.sha256(written).hexdigest()
+    (tmp_path / "laid-out.json").write_text(json.dumps(json.loads(written)))
+    assert LearnedReward.read(tmp_path / "laid-out.json").sha256 == told["sha256"]
     assert len(told["card"]["dominated"]) == 6
     assert told["matters"][0]["effect"] > 0

@@ -252,6 +252,14 @@ def test_with_a_reward_the_scans_are_compared_about_which_its_members_disagree()
     assert question.evidence["choice_information_nats"] > 0.1
 
 
+def test_the_best_place_in_a_question_is_nobodys() -> None:
+    scans = [scan(n, detail=float(n), bleached=0.05 * n) for n in range(1, 13)]
+    _, asked = asks(scans, questions_max=9)
+    shown = [[option.frame_index or 0 for option in one.question.options] for one in asked]
+    assert len(shown) == 9
+    assert len({one.index(max(one)) for one in shown}) == 3
+
+
 def test_asking_changes_nothing_about_the_settings_that_are_tried() -> None:
     tried, asked = [], []
     for questions_max in (0, 6):
