@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=sorted(SESSIONS), default="tag")
     parser.add_argument("--answers", type=int, default=200)
     parser.add_argument("--error", type=float, default=0.05)
+    parser.add_argument("--pace-s", type=float, default=0.0, help="real seconds between answers")
     parser.add_argument("--at-most-s", type=float, default=480)
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
@@ -250,8 +251,7 @@ def main() -> None:
         began_s = told_s = time.monotonic()
         try:
             while annotator.answers < given.answers and time.monotonic() < began_s + given.at_most_s:
-                if not annotator.answer_next():
-                    time.sleep(0.5)
+                time.sleep(given.pace_s if annotator.answer_next() else 0.5)
                 if time.monotonic() > told_s + 20:
                     told_s = time.monotonic()
                     show(annotator, told_s - began_s)
