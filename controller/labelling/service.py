@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from controller.core.errors import SessionFolderError
-from controller.labelling.selector_process import WORTH_NAME
 from controller.labelling.session_images import SessionImages
-from controller.labelling.session_plan import LABELS_FOLDER, plan_of
+from controller.labelling.session_plan import LABELS_FOLDER, WORTH_NAME, plan_of
 from controller.labelling.workers import Supervisor, Worker
 from controller.labels.queue import LabelQueue
 from controller.labels.records import Role
