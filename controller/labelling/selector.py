@@ -14,6 +14,7 @@ from controller.labelling.answers import Answers, Known
 from controller.labelling.places import Place
 from controller.labelling.pool import Pool
 from controller.labelling.session_images import SessionImages
+from controller.labelling.splits import split_of_field
 from controller.labels.plan import LabelPlan
 from controller.labels.records import (
     NewRequest,
@@ -247,14 +248,7 @@ class Selector:
 
     def _split_of(self, session: str, field: str) -> Split:
         if (session, field) not in self._splits:
-
-            def propose() -> Split:
-                held_out = sum(split == "held_out" for split in self._splits.values())
-                is_due = held_out + 1 <= self._plan.held_out * (len(self._splits) + 1)
-                return "held_out" if is_due else "train"
-
-            # Locked in the store: whatever somebody else has proposed before holds.
-            self._splits[session, field] = self._store.split_of(session, field, propose)
+            self._splits[session, field] = split_of_field(self._store, session, field, self._plan.held_out)
         return self._splits[session, field]
 
     def _costs(self, mean: Floats, photons: Floats) -> Floats:

@@ -6,14 +6,13 @@ fields that a query strategy asked for are left out altogether, because what it 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+from controller.labelling.splits import split_of_field
 from controller.labels.consensus import update_consensus
-from controller.labels.records import AnswerRecord, Sample, Split
+from controller.labels.records import AnswerRecord, Sample
 from controller.labels.soft_annotations import all_annotations_for_training
 from controller.labels.store import LabelStore
 from controller.learning.annotations import NOTHING_HERE, Annotation, LabelSchema
@@ -128,15 +127,6 @@ def usable(store: LabelStore) -> list[AnswerRecord]:
     return [answer for answer in store.answers() if answer.kind not in _OTHER_KINDS]
 
 
-def proposed_split(session: str, field: str, held_out: float) -> Split:
-    """Return whether a field should judge, by its name: about the part ``held_out`` of all fields do.
-
-    The same for everybody who asks, so it does not matter who asks the store first.
-    """
-    digest = hashlib.sha256(f"{session}\n{field}".encode()).digest()
-    return "held_out" if int.from_bytes(digest[:8]) < held_out * 2**64 else "train"
-
-
 def collect(store: LabelStore, held_out: float) -> Material | None:
     """Return what the store's answers teach, about the newest schema; ``None`` without a schema.
 
@@ -155,7 +145,7 @@ def collect(store: LabelStore, held_out: float) -> Material | None:
     for sample in samples:
         place, answers = (sample.session, sample.field), about[sample.id]
         if place not in splits:
-            splits[place] = store.split_of(*place, partial(proposed_split, *place, held_out))
+            splits[place] = split_of_field(store, *place, held_out)
         is_held_out = splits[place] == "held_out"
         is_biased = is_held_out and any(answer.arm == "policy" for answer in answers)
         told = known[sample.id]

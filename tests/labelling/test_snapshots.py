@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("torch")
 
-from controller.labelling.snapshots import answers_in, collect, proposed_split
+from controller.labelling.snapshots import answers_in, collect
 from controller.labels.records import Reply
 from controller.learning.annotations import NOTHING_HERE, GradesAnnotation, PointsAnnotation, TagAnnotation
 from tests.labelling.answered import Answered, discs, painted
@@ -33,17 +30,6 @@ def test_no_field_that_judges_is_learned_from_however_its_samples_are_asked(tmp_
     again = collect(answered.store, 0.01)
     assert again is not None
     assert again.content() == material.content(), "a split is locked once and for ever"
-
-
-@given(part=st.floats(0.1, 0.9))
-def test_about_the_wanted_part_of_all_fields_judges(part: float) -> None:
-    judges = [proposed_split("monday", str(n), part) == "held_out" for n in range(1000)]
-    assert abs(np.mean(judges) - part) < 0.08
-
-
-def test_fields_of_the_same_name_in_two_sessions_are_split_independently() -> None:
-    both = [{proposed_split(day, str(n), 0.5) for day in ("monday", "tuesday")} for n in range(200)]
-    assert 60 < sum(len(one) == 2 for one in both) < 140
 
 
 def test_the_same_answers_are_the_same_snapshot_and_another_answer_is_not(tmp_path: Path) -> None:
