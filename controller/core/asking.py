@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
@@ -69,6 +69,18 @@ class Candidates:
     def mean(self) -> Floats:
         """Return the probability of each class, shape ``(n, classes)``."""
         return np.asarray(self.probabilities.mean(axis=0), np.float32)
+
+    def some(self, numbers: NDArray[np.int64]) -> Candidates:
+        """Return the candidates with these numbers, in this order; what has been answered stays the same."""
+        return replace(
+            self,
+            features=self.features[numbers],
+            probabilities=self.probabilities[:, numbers],
+            hidden=self.hidden[numbers],
+            cost_s=self.cost_s[numbers],
+            foreground=self.foreground[numbers],
+            groups=self.groups[numbers],
+        )
 
 
 @dataclass(frozen=True, slots=True)

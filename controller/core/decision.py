@@ -11,8 +11,6 @@ from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.settings import Region, ScanSettings, Settings
 
 QuestionKind = Literal["tag", "grades", "points", "scribble", "box", "polygon", "mask", "choice", "score"]
-#: Answered in seconds, so they are asked while a session runs; the others wait for its end.
-QUICK_KINDS: frozenset[QuestionKind] = frozenset({"tag", "grades", "choice", "score"})
 Family = Literal["event-driven", "outcome-driven", "quality-driven", "information-driven", "open-loop"]
 
 

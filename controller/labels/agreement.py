@@ -86,25 +86,6 @@ def krippendorff_alpha(table: Table) -> Agreement:
     return _beyond_chance(1 - float(differing.sum() / total), 1 - float(by_chance / total), len(counts))
 
 
-def dice_of(first: NDArray[Any], second: NDArray[Any]) -> Agreement:
-    """Return twice the common area of two masks over the sum of both, where both looked.
-
-    Parameters
-    ----------
-    first, second
-        1 marked, 0 left out, -1 not looked at; shape ``(y, x)``.
-    """
-    both = (first >= 0) & (second >= 0)
-    count = int(both.sum())
-    if not count:
-        return Agreement(None, 0, "there is no pixel that both looked at")
-    one, other = first[both] == 1, second[both] == 1
-    area = int(one.sum() + other.sum())
-    if not area:
-        return Agreement(None, count, "neither marked anything")
-    return Agreement(2 * int((one & other).sum()) / area, count)
-
-
 def _beyond_chance(observed: float, by_chance: float, items: int) -> Agreement:
     if not by_chance < 1 - 1e-12:
         return Agreement(None, items, "all answers are of one class, so chance would agree as well")

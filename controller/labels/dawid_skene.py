@@ -72,14 +72,6 @@ class CrowdAnswers:
         if self.weights.size and not (self.weights.min() >= 0 and self.weights.max() <= 1):
             raise ValueError("weights must lie in 0..1")
 
-    @classmethod
-    def from_table(cls, table: NDArray[np.integer], classes: int) -> CrowdAnswers:
-        """Make it of a table of shape ``(items, annotators)``; negative numbers are missing answers."""
-        items, annotators = np.nonzero(table >= 0)
-        said = table[items, annotators].astype(np.int64)
-        shape = (table.shape[0], table.shape[1], classes)
-        return cls(items, annotators, said, np.ones(len(items)), shape)
-
     @property
     def answered(self) -> Whole:
         """Return how many different people answered each item."""

@@ -54,13 +54,6 @@ class SoftAnnotations:
     versions: dict[str, int]
 
 
-def annotations_for_training(
-    store: LabelStore, sample: Sample, options: ConsensusOptions | None = None
-) -> ImageAnnotations:
-    """Return what is known of one sample; for many, :func:`all_annotations_for_training` reads once."""
-    return all_annotations_for_training(store, [sample], options)[sample.id].image
-
-
 def all_annotations_for_training(
     store: LabelStore, samples: Sequence[Sample], options: ConsensusOptions | None = None
 ) -> dict[str, SoftAnnotations]:

@@ -108,12 +108,6 @@ def staple(
     return SoftMask(probability, sensitivity, specificity)
 
 
-def majority_mask(masks: NDArray[Any]) -> Floats:
-    """Return the part of a pixel's raters who marked it, shape ``(y, x)``; nan where all are silent."""
-    votes, voters = (masks == 1).sum(axis=0), (masks != SILENT).sum(axis=0)
-    return np.where(voters > 0, votes / np.maximum(voters, 1), np.nan)
-
-
 def _patterns(masks: NDArray[np.int8]) -> tuple[NDArray[np.int8], NDArray[np.intp]]:
     """Return each pattern that occurs, ``(patterns, raters)``, and the number of each pixel's own."""
     codes = np.zeros(masks.shape[1], np.int64)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Self
 
 import numpy as np
@@ -178,32 +177,3 @@ def _robust_ridge(
         spread = max(0.05, 1.4826 * float(np.median(away)))
         trust = np.minimum(1.0, _HUBER * spread / np.maximum(away, 1e-12))
     return weights, spread
-
-
-@dataclass(frozen=True, slots=True)
-class Purchase:
-    """What the answers so far bought of one class.
-
-    ``bought`` counts the answers that say it is there. An answer that names several classes counts for
-    each, and its ``answer_s`` are shared out among them, so that the seconds add up.
-    """
-
-    name: str
-    bought: int
-    answer_s: float
-
-
-def purchases(answers: Iterable[tuple[Sequence[str], float]], names: Sequence[str]) -> tuple[Purchase, ...]:
-    """Return what was bought of each of ``names``, in this order, and of whatever else was answered.
-
-    Parameters
-    ----------
-    answers
-        The classes that each answer names, and the seconds it took.
-    """
-    counts, seconds = dict.fromkeys(names, 0), dict.fromkeys(names, 0.0)
-    for classes, answer_s in answers:
-        for name in classes:
-            counts[name] = counts.get(name, 0) + 1
-            seconds[name] = seconds.get(name, 0.0) + answer_s / len(classes)
-    return tuple(Purchase(name, counts[name], seconds[name]) for name in counts)

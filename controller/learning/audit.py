@@ -7,7 +7,7 @@ by chance alone, before the strategy is asked, and marked as such.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 from typing import Literal
@@ -100,7 +100,7 @@ def choose_audited(
     is_left = np.ones(len(candidates), np.bool_) if open_to_strategy is None else open_to_strategy.copy()
     is_left[drawn] = False
     rest = np.flatnonzero(is_left)
-    chosen = strategy.choose(_some(candidates, rest), min(arms.count("policy"), len(rest)), rng)
+    chosen = strategy.choose(candidates.some(rest), min(arms.count("policy"), len(rest)), rng)
     arms = _without_what_there_is_none_of(arms, len(drawn), len(chosen.indices))
     by_choice = iter(zip(rest[list(chosen.indices)].tolist(), chosen.scores, strict=True))
     by_chance = iter(drawn)
@@ -138,16 +138,3 @@ def _without_what_there_is_none_of(
             left[arm] -= 1
             kept.append(arm)
     return kept
-
-
-def _some(candidates: Candidates, numbers: NDArray[np.int64]) -> Candidates:
-    """Return the candidates with these numbers."""
-    return replace(
-        candidates,
-        features=candidates.features[numbers],
-        probabilities=candidates.probabilities[:, numbers],
-        hidden=candidates.hidden[numbers],
-        cost_s=candidates.cost_s[numbers],
-        foreground=candidates.foreground[numbers],
-        groups=candidates.groups[numbers],
-    )

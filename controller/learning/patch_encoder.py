@@ -13,8 +13,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -29,6 +28,7 @@ from torch.nn import functional
 from controller.core.settings import Positive, Settings
 from controller.learning.augmentation import Augmentation, Flip, Rotate90, Sample
 from controller.networks.modules import fill, tensors_of
+from controller.networks.threads import torch_threads
 from controller.networks.weights import Tensors, Weights, WeightsError, pack
 
 Floats = NDArray[np.float32]
@@ -198,7 +198,7 @@ def pretrain(
     parameters = [*network.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=1e-4)
     batch = min(options.batch, len(crops))
-    with _threads(options.threads):
+    with torch_threads(options.threads):
         for step in range(1, steps + 1):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * _rate(step / steps)
@@ -325,14 +325,3 @@ def _are_counts(crops: NDArray[Any]) -> bool:
 def _without_scale(tensors: Tensors, weights: Weights) -> Weights:
     """Return what the network itself has of the weights."""
     return pack(tensors, architecture=weights.card.architecture, options=weights.card.options)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch compute on so many threads; it has one number for the whole process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

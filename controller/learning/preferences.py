@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from controller.core.choosing import choice_information, choice_probabilities, fit_weights
+from controller.core.choosing import choice_probabilities, fit_weights
 from controller.core.errors import ConfigurationError
 from controller.core.reward import LearnedReward, RewardLayer, RewardMember
 from controller.core.settings import NonNegative, Positive, Settings
@@ -100,34 +100,6 @@ def fit_reward(
         found[-1] = found[-1] - _network(found, shown)[1].mean()
         members.append(_member(found))
     return _reward(data, tuple(members), kind, how)
-
-
-def choose_next(
-    reward: LearnedReward, candidates: Sequence[Mapping[str, float]], count: int, rng: np.random.Generator
-) -> tuple[int, ...]:
-    """Return the candidates to ask about next: the set whose answer tells most about which member is right.
-
-    The information is that of N. Houlsby et al., "Bayesian active learning for classification and preference
-    learning" (2011); the set grows by one candidate at a time from the pair that tells most.
-
-    Raises
-    ------
-    ValueError
-        If ``count`` is not from 2 to the number of candidates.
-    """
-    if not 2 <= count <= len(candidates):
-        raise ValueError(f"{count} of {len(candidates)} candidates: from 2 to all of them can be asked about")
-    values = np.array([[one[name] for name in reward.features] for one in candidates], np.float64)
-    order = rng.permutation(len(candidates))  # among equals it is chance that decides
-    told = reward.utilities(values[order])
-    pairs = [(i, j) for i in range(len(order)) for j in range(i)]
-    gains = choice_information(np.stack([told[:, list(pair)] for pair in pairs], axis=1))
-    chosen = list(pairs[int(gains.argmax())])
-    while len(chosen) < count:
-        rest = [i for i in range(len(order)) if i not in chosen]
-        gains = choice_information(np.stack([told[:, [*chosen, i]] for i in rest], axis=1))
-        chosen.append(rest[int(gains.argmax())])
-    return tuple(int(order[i]) for i in chosen)
 
 
 def dominated_by(choice: Choice, is_better: Mapping[str, Literal["high", "low"]]) -> int | None:

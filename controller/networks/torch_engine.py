@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import nn
 from controller.networks.engines import Array, Plan, empty_conditions
 from controller.networks.fast_unet import quicken
 from controller.networks.memory import keep_freed_memory
+from controller.networks.threads import torch_threads
 
 
 def has_fast_bfloat16() -> bool:
@@ -60,20 +59,6 @@ class _TorchPlan:
 
     def run(self) -> Array:
         """Return the answer, shape ``(1, outputs, y, x)``."""
-        with torch.inference_mode(), _threads(self._threads):
+        with torch.inference_mode(), torch_threads(self._threads):
             answer: Array = self._network(*self._inputs).numpy()
         return answer
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Use ``count`` threads here; the number is torch's own for the whole process, so it is put back."""
-    before = torch.get_num_threads()
-    if before == count:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
@@ -24,6 +23,7 @@ from controller.learning.weak_losses import (
 )
 from controller.networks.modules import fill, tensors_of
 from controller.networks.small_unet import SmallUNet, SmallUNetOptions
+from controller.networks.threads import torch_threads
 from controller.networks.weights import Tensors, Weights, pack
 from controller.segmentation.held_out import fitted
 from controller.segmentation.imbalance import Imbalance
@@ -114,7 +114,7 @@ def train(
         network, parent = network_of(start, options), start.sha256
     examples = [example_of(image, options, training.patch_px) for image in images]
     judges = [example_of(image, options) for image in held_out]
-    with _threads(training.threads):
+    with torch_threads(training.threads):
         trainer = Trainer(network, options, training, rng)
         tensors = trainer.fit(examples, judges, report)
         network.load_state_dict({name: torch.from_numpy(tensor.copy()) for name, tensor in tensors.items()})
@@ -132,17 +132,6 @@ def train(
         **about,
     )
     return Trained(weights, tuple(trainer.history))
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let torch compute on so many threads; it has one number for the whole process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Trainer:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
 
 from controller.core.asking import Candidates, Chosen
 from policies.active.picking import (
     Array,
     OpenCandidates,
-    PickOptions,
+    PickingStrategy,
     any_of,
     check_candidates,
     mean_probabilities,
@@ -20,7 +18,7 @@ from policies.active.picking import (
 _ROUNDING = 1e-12
 
 
-class BadgeStrategy:
+class BadgeStrategy(PickingStrategy):
     """Takes candidates by k-means++ on the gradients of the last layer.
 
     The gradient of the loss with respect to the last layer, if the model's own first guess were right,
@@ -35,17 +33,6 @@ class BadgeStrategy:
 
     Source: Ash et al., ICLR 2020, arXiv:1906.03671; like their program, it begins with the longest.
     """
-
-    class Options(PickOptions):
-        """What every strategy can be told."""
-
-    def __init__(self, options: Options | None = None) -> None:
-        self._options = options or self.Options()
-
-    @classmethod
-    def from_options(cls, options: Options) -> Self:
-        """Make one from validated options."""
-        return cls(options)
 
     def choose(self, candidates: Candidates, count: int, rng: np.random.Generator) -> Chosen:
         """Return ``count`` candidates that teach much, and different things."""

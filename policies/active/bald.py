@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
 
 from controller.core.asking import Candidates, Chosen
-from policies.active.picking import PickOptions, bald_nats, check_candidates, ranked, share_fields
+from policies.active.picking import PickingStrategy, bald_nats, check_candidates, ranked, share_fields
 
 
-class BaldStrategy:
+class BaldStrategy(PickingStrategy):
     """Takes the candidates about which the members of the model disagree most.
 
     What all members are equally unsure of (a dim image, a mixture) teaches nothing and is left alone.
@@ -18,17 +16,6 @@ class BaldStrategy:
 
     Source: Houlsby et al., arXiv:1112.5745 (2011); Gal et al., arXiv:1703.02910 (2017).
     """
-
-    class Options(PickOptions):
-        """What every strategy can be told."""
-
-    def __init__(self, options: Options | None = None) -> None:
-        self._options = options or self.Options()
-
-    @classmethod
-    def from_options(cls, options: Options) -> Self:
-        """Make one from validated options."""
-        return cls(options)
 
     def choose(self, candidates: Candidates, count: int, rng: np.random.Generator) -> Chosen:
         """Return the ``count`` most disputed candidates, the most disputed first."""

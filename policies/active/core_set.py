@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
 
 from controller.core.asking import Candidates, Chosen
-from policies.active.picking import Array, OpenCandidates, PickOptions, any_of, check_candidates
+from policies.active.picking import Array, OpenCandidates, PickingStrategy, any_of, check_candidates
 
 #: Squared distances below this part of the squared lengths are rounding of 0.
 _ROUNDING = 1e-12
@@ -15,7 +13,7 @@ _ROUNDING = 1e-12
 _ROWS = 512
 
 
-class CoreSetStrategy:
+class CoreSetStrategy(PickingStrategy):
     """Takes, one after the other, the candidate farthest from all that is answered or taken.
 
     No set of as many candidates leaves the worst-covered one less than half as far away (the greedy
@@ -24,17 +22,6 @@ class CoreSetStrategy:
 
     Source: Sener and Savarese, ICLR 2018, arXiv:1708.00489; Gonzalez, Theor. Comput. Sci. 38:293 (1985).
     """
-
-    class Options(PickOptions):
-        """What every strategy can be told."""
-
-    def __init__(self, options: Options | None = None) -> None:
-        self._options = options or self.Options()
-
-    @classmethod
-    def from_options(cls, options: Options) -> Self:
-        """Make one from validated options."""
-        return cls(options)
 
     def choose(self, candidates: Candidates, count: int, rng: np.random.Generator) -> Chosen:
         """Return ``count`` candidates, the farthest first; without any answers it begins anywhere."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Self
-
 import numpy as np
 
 from controller.core.asking import Candidates, Chosen
 from policies.active.picking import (
-    PickOptions,
+    PickingStrategy,
     check_candidates,
     entropy_nats,
     mean_probabilities,
@@ -17,23 +15,12 @@ from policies.active.picking import (
 )
 
 
-class EntropyStrategy:
+class EntropyStrategy(PickingStrategy):
     """Takes the candidates whose mean prediction has the highest entropy.
 
     It cannot tell what the model has not learned yet from what nobody could tell, such as a dim image.
     Scores are in nats.
     """
-
-    class Options(PickOptions):
-        """What every strategy can be told."""
-
-    def __init__(self, options: Options | None = None) -> None:
-        self._options = options or self.Options()
-
-    @classmethod
-    def from_options(cls, options: Options) -> Self:
-        """Make one from validated options."""
-        return cls(options)
 
     def choose(self, candidates: Candidates, count: int, rng: np.random.Generator) -> Chosen:
         """Return the ``count`` least sure candidates, the least sure first."""

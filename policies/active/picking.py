@@ -1,4 +1,4 @@
-"""What all query strategies share: checks, entropies, and taking the best without favouring any order.
+"""What query strategies share: options, checks, entropies, and taking the best without favouring any order.
 
 A ranking is an array of candidate numbers, the best first. Candidates that score alike stand in an order
 that chance decides: the first in a list is not better than the last.
@@ -7,7 +7,7 @@ that chance decides: the first in a list is not better than the last.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,21 @@ class PickOptions(Settings):
     """
 
     per_group_max: Annotated[int, Field(ge=1)] | None = None
+
+
+class PickingStrategy:
+    """The beginning of a strategy that can be told nothing but :class:`PickOptions`."""
+
+    class Options(PickOptions):
+        """What every strategy can be told."""
+
+    def __init__(self, options: Options | None = None) -> None:
+        self._options = options or self.Options()
+
+    @classmethod
+    def from_options(cls, options: Options) -> Self:
+        """Make one from validated options."""
+        return cls(options)
 
 
 def check_candidates(candidates: Candidates, count: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from controller.core.asking import Candidates, Chosen
 from controller.core.settings import Fraction
 from policies.active.picking import (
+    PickingStrategy,
     PickOptions,
     check_candidates,
     mean_probabilities,
@@ -18,19 +19,8 @@ from policies.active.picking import (
 )
 
 
-class RandomStrategy:
+class RandomStrategy(PickingStrategy):
     """Takes any candidates, all alike. The score is the chance that each had to be drawn first."""
-
-    class Options(PickOptions):
-        """What every strategy can be told."""
-
-    def __init__(self, options: Options | None = None) -> None:
-        self._options = options or self.Options()
-
-    @classmethod
-    def from_options(cls, options: Options) -> Self:
-        """Make one from validated options."""
-        return cls(options)
 
     def choose(self, candidates: Candidates, count: int, rng: np.random.Generator) -> Chosen:
         """Return ``count`` candidates by chance."""
@@ -82,22 +72,11 @@ class ForegroundRandomStrategy:
         return np.asarray(part * even + (1 - part) * weights / weights.sum())
 
 
-class BalancedRandomStrategy:
+class BalancedRandomStrategy(PickingStrategy):
     """Takes as many of each class as of any other, by what the model takes them for; else by chance.
 
     The score is the chance that each had to be drawn first.
     """
-
-    class Options(PickOptions):
-        """What every strategy can be told."""
-
-    def __init__(self, options: Options | None = None) -> None:
-        self._options = options or self.Options()
-
-    @classmethod
-    def from_options(cls, options: Options) -> Self:
-        """Make one from validated options."""
-        return cls(options)
 
     def choose(self, candidates: Candidates, count: int, rng: np.random.Generator) -> Chosen:
         """Return ``count`` candidates, the predicted classes in turn."""

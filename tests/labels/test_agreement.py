@@ -12,7 +12,6 @@ from controller.labels.agreement import (
     Agreement,
     cohen_kappa,
     cohen_kappas,
-    dice_of,
     fleiss_kappa,
     krippendorff_alpha,
 )
@@ -79,8 +78,6 @@ ONE_PERSON = np.array([[0], [1]])
         (krippendorff_alpha(ONE_CLASS), "of one class"),
         (krippendorff_alpha(ONE_PERSON), "more than one person"),
         (krippendorff_alpha(np.zeros((0, 3), np.int64)), "more than one person"),
-        (dice_of(np.array([[1, -1]]), np.array([[-1, 1]])), "both looked at"),
-        (dice_of(np.array([[0, 0]]), np.array([[0, -1]])), "neither marked"),
     ],
 )
 def test_where_there_is_no_figure_there_is_a_reason(found: Agreement, reason: str) -> None:
@@ -97,11 +94,3 @@ def test_full_agreement_is_one_and_less_than_chance_is_negative() -> None:
         assert value is not None
         assert value < 0
     assert cohen_kappa(opposite[:, 0], opposite[:, 1]).value == pytest.approx(-1)
-
-
-def test_dice_is_taken_where_both_looked() -> None:
-    first = np.array([[1, 1, 0, 0, -1]])
-    second = np.array([[1, 0, 0, -1, 1]])
-    found = dice_of(first, second)
-    assert found.value == pytest.approx(2 / 3)
-    assert found.items == 3

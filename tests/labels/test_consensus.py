@@ -26,7 +26,7 @@ from controller.labels.records import (
     Sample,
     Submission,
 )
-from controller.labels.soft_annotations import all_annotations_for_training, annotations_for_training
+from controller.labels.soft_annotations import all_annotations_for_training
 from controller.labels.store import LabelStore
 from controller.learning.annotations import (
     NOTHING_HERE,
@@ -34,6 +34,7 @@ from controller.learning.annotations import (
     BoxAnnotation,
     Coverage,
     GradesAnnotation,
+    ImageAnnotations,
     LabelSchema,
     MaskAnnotation,
     PointsAnnotation,
@@ -111,7 +112,10 @@ class Lab:
         )
 
     def target(self, sample: Sample) -> Target:
-        return rasterise(annotations_for_training(self.store, sample))
+        return rasterise(self.known(sample))
+
+    def known(self, sample: Sample) -> ImageAnnotations:
+        return all_annotations_for_training(self.store, [sample])[sample.id].image
 
 
 @pytest.fixture
@@ -180,7 +184,7 @@ def test_unsure_is_missing_and_nothing_here_is_a_class(lab: Lab) -> None:
     (found,) = update_consensus(lab.store).new
     assert found.sample_id == other.id
     assert found.classes[0] == pytest.approx(0.9)
-    assert annotations_for_training(lab.store, sample).annotations == ()
+    assert lab.known(sample).annotations == ()
     target = lab.target(other)
     assert (target.classes == 0).all()
     np.testing.assert_allclose(target.weights, 0.8)
@@ -294,7 +298,7 @@ def test_boxes_stay_boxes(lab: Lab) -> None:
         lab.answer(who, sample, "box", said(box(3, 6 + grow), box(14, 5, "fibre")))
     lab.answer("a", empty, "box", NOTHING)
     update_consensus(lab.store)
-    image = annotations_for_training(lab.store, sample)
+    image = lab.known(sample)
     boxes = [a for a in image.annotations if a.kind == "box"]
     assert [(b.class_name, b.extent.y_min, b.extent.y_max) for b in boxes] == [
         ("ring", 2.5, 8.5),
@@ -312,7 +316,7 @@ def test_points_are_taken_as_given_with_the_weight_of_one_word(lab: Lab) -> None
     points = PointsAnnotation(class_name="ring", points_yx=((3.0, 4.0),))
     lab.answer("a", sample, "points", said(points))
     assert update_consensus(lab.store).new == ()
-    (found,) = annotations_for_training(lab.store, sample).annotations
+    (found,) = lab.known(sample).annotations
     assert found.weight == pytest.approx(0.8)
     assert found.replace(weight=1.0) == points
 
@@ -339,7 +343,7 @@ def test_what_was_taken_back_is_no_longer_learned_from(lab: Lab) -> None:
     assert (target.classes == 1).sum() == 0
     lab.revise("a", second, lease.id, UNSURE)
     update_consensus(lab.store)
-    assert annotations_for_training(lab.store, sample).annotations == ()
+    assert lab.known(sample).annotations == ()
 
 
 def test_the_last_of_two_drawings_of_one_person_counts(lab: Lab) -> None:
@@ -378,7 +382,7 @@ def test_answers_of_an_older_schema_count_for_the_classes_that_still_are(lab: La
     assert sorted(found) == [ring.id]
     assert found[ring.id].names == (NOTHING_HERE, "ring", "cluster")
     # That nothing is there was not said of clusters.
-    assert annotations_for_training(lab.store, nothing).annotations == ()
+    assert lab.known(nothing).annotations == ()
 
 
 def test_answers_that_cannot_be_true_are_left_out_with_the_reason(lab: Lab) -> None:

@@ -31,6 +31,13 @@ def crowd(seed: int, items: int = 300, coverage: float = 0.6) -> tuple[Whole, Wh
     return truth, np.where(rng.random(wrong.shape) < coverage, said, -1)
 
 
+def answers_of(table: Whole, classes: int) -> CrowdAnswers:
+    """Return a table ``(items, annotators)`` as answers; negative numbers are missing ones."""
+    items, annotators = np.nonzero(table >= 0)
+    shape = (table.shape[0], table.shape[1], classes)
+    return CrowdAnswers(items, annotators, table[items, annotators], np.ones(len(items)), shape)
+
+
 def crowd_kit(table: Whole) -> tuple[Whole, Floats, int]:
     """Return which items crowd-kit has something to say of, its posterior of these, and its iterations."""
     with warnings.catch_warnings():
@@ -52,7 +59,7 @@ def test_the_posterior_is_that_of_crowd_kit(seed: int) -> None:
     items, expected, iterations = crowd_kit(table)
     # It ends where rounding makes its bound go down once, which may be on a plateau far from the end.
     options = DawidSkeneOptions(iterations=iterations, tolerance=1e-300)
-    found = dawid_skene(CrowdAnswers.from_table(table, len(FREQUENCIES)), options).posterior[items]
+    found = dawid_skene(answers_of(table, len(FREQUENCIES)), options).posterior[items]
     np.testing.assert_array_equal(found.argmax(axis=1), expected.argmax(axis=1))
     assert np.abs(found - expected).mean() <= 1e-6
 
@@ -61,7 +68,7 @@ def test_it_is_right_more_often_than_the_majority_and_finds_the_worst_annotator(
     right = np.zeros(2)
     for seed in range(6):
         truth, table = crowd(seed)
-        answers = CrowdAnswers.from_table(table, len(FREQUENCIES))
+        answers = answers_of(table, len(FREQUENCIES))
         found = dawid_skene(answers, DawidSkeneOptions(least_shared=10, prior_answers=2))
         for place, posterior in enumerate((found.posterior, majority(answers))):
             right[place] += np.mean(posterior.argmax(axis=1) == truth)
@@ -72,7 +79,7 @@ def test_it_is_right_more_often_than_the_majority_and_finds_the_worst_annotator(
 
 def test_who_answers_alone_is_trusted_as_stated_and_not_found_faultless() -> None:
     truth, _ = crowd(0)
-    answers = CrowdAnswers.from_table(truth[:, None], len(FREQUENCIES))
+    answers = answers_of(truth[:, None], len(FREQUENCIES))
     options = DawidSkeneOptions(least_shared=10, trust=0.9, prior_answers=2, learns_from_single=False)
     found = dawid_skene(answers, options)
     assert not found.is_judged.any()
@@ -86,7 +93,7 @@ def test_newcomers_decide_by_majority_whatever_class_is_rare() -> None:
     known[:, 2:] = -1
     new = np.array([[-1, -1, 3, -1, -1], [-1, -1, 3, 3, 0], [-1, -1, 0, 0, 3]])
     options = DawidSkeneOptions(least_shared=10, prior_answers=2, learns_from_single=False)
-    found = dawid_skene(CrowdAnswers.from_table(np.concatenate([known, new]), 4), options)
+    found = dawid_skene(answers_of(np.concatenate([known, new]), 4), options)
     assert found.is_judged.tolist() == [True, True, False, False, False]
     assert found.priors[3] < 0.1
     assert found.posterior[20:].argmax(axis=1).tolist() == [3, 3, 0]
@@ -115,13 +122,13 @@ def test_any_pattern_of_answers_gives_probabilities(
     table: list[list[int]], least_shared: int, prior: float, learns: bool
 ) -> None:
     options = DawidSkeneOptions(least_shared=least_shared, prior_answers=prior, learns_from_single=learns)
-    found = dawid_skene(CrowdAnswers.from_table(np.array(table), 3), options)
+    found = dawid_skene(answers_of(np.array(table), 3), options)
     for part in (found.posterior, found.confusion, found.priors):
         assert np.isfinite(part).all()
         assert (part >= 0).all()
         np.testing.assert_allclose(part.sum(axis=-1), 1)
     silent = (np.array(table) < 0).all(axis=1)
-    np.testing.assert_allclose(majority(CrowdAnswers.from_table(np.array(table), 3))[silent], 1 / 3)
+    np.testing.assert_allclose(majority(answers_of(np.array(table), 3))[silent], 1 / 3)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from controller.labels.staple import SILENT, StapleOptions, majority_mask, staple
+from controller.labels.staple import SILENT, StapleOptions, staple
 
 Masks = NDArray[np.int8]
 
@@ -69,7 +69,6 @@ def test_outside_of_what_a_rater_looked_at_the_others_decide() -> None:
     found = staple(partly)
     assert np.isnan(found.probability[:10]).all()
     assert np.isfinite(found.probability[10:]).all()
-    assert np.isnan(majority_mask(partly)[:10]).all()
 
 
 @pytest.mark.parametrize(("value", "nan_is"), [(0, "sensitivity"), (1, "specificity")])

@@ -12,7 +12,6 @@ from controller.learning.answer_cost import (
     AnswerTask,
     CostModel,
     TimedAnswer,
-    purchases,
 )
 
 
@@ -137,15 +136,3 @@ def test_10_000_predictions_take_less_than_the_time_of_one_question() -> None:
     started_s = time.perf_counter()
     assert (model.predict_many(many) > 0).all()
     assert time.perf_counter() - started_s < 2.0
-
-
-def test_the_table_of_purchases_counts_each_class_and_its_seconds_add_up() -> None:
-    answers = [(["rings"], 4.0), (["fibers", "rings"], 6.0), (["nothing here"], 1.0), (["dust"], 2.0)]
-    table = purchases(answers, ["rings", "fibers", "clusters", "nothing here"])
-    assert [(row.name, row.bought, row.answer_s) for row in table] == [
-        ("rings", 2, 7.0),
-        ("fibers", 1, 3.0),
-        ("clusters", 0, 0.0),
-        ("nothing here", 1, 1.0),
-        ("dust", 1, 2.0),
-    ]

@@ -17,7 +17,6 @@ from controller.core.reward import LearnedReward
 from controller.learning.preferences import (
     Choice,
     PreferenceOptions,
-    choose_next,
     dominated_by,
     fit_reward,
 )
@@ -187,27 +186,6 @@ def test_a_reward_that_is_absent_or_lacks_a_value_says_so(tmp_path: Path) -> Non
 def test_choices_that_tell_nothing_are_refused(made: list[Choice], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         fit_reward(made, np.random.default_rng(0))
-
-
-def test_the_next_question_is_where_the_members_disagree() -> None:
-    reward = REWARDS["linear"]
-    rng = np.random.default_rng(3)
-    candidates = [option(rng) for _ in range(30)]
-    picked = choose_next(reward, candidates, 3, np.random.default_rng(0))
-    assert picked == choose_next(reward, candidates, 3, np.random.default_rng(0))
-    assert len(set(picked)) == 3
-
-    def disagreement(numbers: tuple[int, ...]) -> float:
-        values = np.array([[candidates[n][name] for name in reward.features] for n in numbers])
-        return float(np.ptp(reward.utilities(values).argmax(axis=1)) > 0)
-
-    others = [tuple(int(n) for n in rng.choice(30, 3, replace=False)) for _ in range(200)]
-    assert disagreement(picked) > np.mean([disagreement(numbers) for numbers in others])
-    # What is alike tells nothing, so it is not asked about while there is anything else.
-    same = [candidates[picked[0]]] * 5 + [candidates[picked[1]]]
-    assert 5 in choose_next(reward, same, 2, np.random.default_rng(1))
-    with pytest.raises(ValueError, match="40 of 30 candidates"):
-        choose_next(reward, candidates, 40, rng)
 
 
 @pytest.mark.parametrize(
