@@ -54,7 +54,11 @@ class SelectorWork:
         self._folder, self._store, self._plan = folder, store, plan
         self._own = folder / LABELS_FOLDER if own_folder is None else own_folder
         self._session = FollowedSession(folder)
-        self._questions = SessionQuestions(store, plan.annotators if plan else 1, has_plan=plan is not None)
+        self._questions = (
+            SessionQuestions(store, plan.annotators, has_plan=True, field_m=plan.field_m)
+            if plan
+            else SessionQuestions(store)
+        )
         self._selector: Selector | None = None
         self._alarm: ShiftAlarm
         self._judged_at = 0

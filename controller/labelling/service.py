@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import threading
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from controller.core.errors import SessionFolderError
+from controller.core.errors import ConfigurationError, SessionFolderError
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import LABELS_FOLDER, WORTH_NAME, plan_of
 from controller.labelling.workers import Supervisor, Worker
@@ -24,6 +25,9 @@ from controller.web.serve import LabelServer
 
 if TYPE_CHECKING:
     from controller.labelling.proposals import Proposer
+
+#: Locked as long as somebody serves a folder.
+_LOCK_NAME = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,13 @@ class LabelService:
     Raises
     ------
     ConfigurationError
-        If nothing can listen there, or the plan is damaged.
+        If nothing can listen there, the plan is damaged, or another one serves the folder.
     """
 
     def __init__(self, where: Where) -> None:
         self.plan = plan_of(where.folder)
         with ExitStack() as undo:
+            self._alone = undo.enter_context(_only_one(where.folder))
             self.store = LabelStore.open(where.database or where.folder, create=True)
             undo.callback(self.store.close)
             if self.plan is not None:
@@ -103,6 +108,36 @@ class LabelService:
         finally:
             self._supervisor.stop()
             self.store.close()
+            self._alone.close()
+
+
+def _only_one(folder: Path) -> ExitStack:
+    """Return what keeps others from labelling a folder until it is closed, or this process ends.
+
+    Two that choose and two that train would do everything twice, and publish under the same numbers.
+
+    Raises
+    ------
+    ConfigurationError
+        If somebody does already.
+    """
+    held, path = ExitStack(), folder / LABELS_FOLDER / _LOCK_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = held.enter_context(path.open("a"))
+    except OSError:
+        return held  # with a lab's database the folder may be one that is only read
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        held.close()
+        raise ConfigurationError(
+            f"{folder}: 'stedfast label' runs for it already; open the link that it showed, invite others "
+            "with 'stedfast labels invite', or end it first"
+        ) from error
+    except OSError:
+        pass  # a file system that knows no locks
+    return held
 
 
 def workers_of(where: Where, *, learns: bool = True) -> list[Worker]:
