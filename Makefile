@@ -21,7 +21,7 @@ $(VENV)/ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Stedfast needs Python 3.11 or 3.12 with venv; name one: make PYTHON=/path/to/python3.12" >&2; exit 2; }
 	@echo "setting up $(VENV) with $(PYTHON), about a minute …"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) -e ".[sim,mm]"
+	@$(PIP) -e ".[sim,mm,label]"
 	@touch $@
 
 $(VENV)/ready-for-tests: $(VENV)/ready

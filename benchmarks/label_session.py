@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -25,14 +26,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from controller.builder import Builder
+from controller.core.frame import Frame
 from controller.labelling.selector import Selector
 from controller.labelling.selector_process import SelectorWork
 from controller.labelling.service import LabelService, Where
+from controller.labelling.session_plan import plan_of
 from controller.labels.store import LabelStore
 from controller.learning.annotations import NOTHING_HERE
 from controller.learning.patch_classifier import fit
+from controller.networks.weights import read_weights
 from controller.recording.journal import JOURNAL_NAME
 from controller.recording.reader import SessionReader
+from controller.segmentation.held_out import score
+from controller.segmentation.published import PUBLISHED
+from controller.segmentation.small_unet import SmallUNetSegmenter, find_weights
 
 if TYPE_CHECKING:
     from simulator.sted.microscope import SimulatedMicroscope
@@ -46,6 +53,8 @@ ANSWER_S = (1.0, 2.0, 3.0, 5.0)
 LOOK_S, CLICK_S = 2.0, 1.5
 #: An object with fewer of its pixels in the square is not clicked.
 _LEAST_PX = 30
+#: Clicks teach where things are, not their outline: what is found counts if it is within 0.65 of this.
+_WIDTH_PX = 12
 #: Part of a square that a structure has to cover to be seen.
 _LEAST_PART = 0.03
 
@@ -217,11 +226,51 @@ def quality(selector: Selector, truth: Truth, folder: Path, seeds: int = 5) -> l
     return rows
 
 
+def objects_found(folder: Path, truth: Truth) -> list[dict[str, Any]]:
+    """Return what the first weights and each published model find where is judged, by the truth."""
+    reader, store = SessionReader(folder), LabelStore.open(folder)
+    plan, splits = plan_of(folder), store.splits()
+    given = reader.start.experiment["segmenter"]["options"]
+    options = SmallUNetSegmenter.Options.model_validate_json(json.dumps(given)).replace(follow_labels=False)
+    published = [read_weights(path) for path in sorted((folder / PUBLISHED).glob("*.safetensors"))]
+    cycles = [cycle for cycle in reader.cycles if cycle.frame_index is not None][-9:]
+    rows = []
+    for weights in (find_weights(options.weights, folder), *published):
+        segmenter, answers = SmallUNetSegmenter(options, weights), []
+        for cycle in cycles:
+            frame = reader.frame(cycle.frame_index or 0)
+            labels = segmenter.step(frame, reader.denoised(cycle)).labels
+            window = truth.window(frame.settings.region.center_yx_m, labels.shape)
+            known = judging(frame, plan.field_m if plan else 1.0, splits, reader.start.run_id)
+            answers.append((labels, np.where(known, truth.structures[window], -1).astype(np.int32)))
+        found = score(answers, "spots", _WIDTH_PX)
+        rows.append({"weights": weights.sha256[:8], "f1": round(found.f1, 3), "dice": round(found.dice, 3)})
+    return rows
+
+
+def judging(
+    frame: Frame, field_m: float, splits: Mapping[tuple[str, str], str], run: str
+) -> NDArray[np.bool_]:
+    """Return which pixels of a frame lie in fields that judge, shape ``(y, x)``."""
+    y0, x0, _, _ = frame.settings.scanned_region.bounds_yx_m
+    rows, columns = (
+        np.floor((first + (np.arange(side) + 0.5) * frame.settings.pixel_size_m) / field_m).astype(int)
+        for first, side in zip((y0, x0), frame.photons.shape, strict=True)
+    )
+    known = np.zeros(frame.photons.shape, np.bool_)
+    for row in np.unique(rows):
+        for column in np.unique(columns):
+            if splits.get((run, f"{row},{column}")) == "held_out":
+                known[np.ix_(rows == row, columns == column)] = True
+    return known
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=sorted(SESSIONS), default="tag")
     parser.add_argument("--answers", type=int, default=200)
     parser.add_argument("--error", type=float, default=0.05)
+    parser.add_argument("--pace-s", type=float, default=0.0, help="real seconds between answers")
     parser.add_argument("--at-most-s", type=float, default=480)
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
@@ -250,8 +299,7 @@ def main() -> None:
         began_s = told_s = time.monotonic()
         try:
             while annotator.answers < given.answers and time.monotonic() < began_s + given.at_most_s:
-                if not annotator.answer_next():
-                    time.sleep(0.5)
+                time.sleep(given.pace_s if annotator.answer_next() else 0.5)
                 if time.monotonic() > told_s + 20:
                     told_s = time.monotonic()
                     show(annotator, told_s - began_s)
@@ -268,6 +316,9 @@ def main() -> None:
     selector = work.prepare()
     if given.kind == "tag":
         for row in quality(selector, truth, folder):
+            print(json.dumps(row))
+    else:
+        for row in objects_found(folder, truth):
             print(json.dumps(row))
     for model in store.models():
         print(model.role, model.verdict, model.answers, round(model.answer_s), model.metrics, model.reason)

@@ -226,8 +226,10 @@ def _information(reward: LearnedReward, scans: Sequence[ImageOption], sets: NDAr
 
 def _distances(values: Array, sets: NDArray[np.int64], best: NDArray[np.int64]) -> Array:
     """Return how far the two nearest of each set are apart, on the scale of the best scans."""
-    span = np.ptp(values[best], axis=0)
-    scaled = values / np.where(span > 0, span, np.inf)
+    low, span = values[best].min(axis=0), np.ptp(values[best], axis=0)
+    scaled = np.zeros_like(values)
+    # Less the lowest first: what differs by next to nothing would overflow, divided as a whole.
+    scaled[best] = (values[best] - low) / np.where(span > 0, span, np.inf)
     pairs = list(combinations(range(sets.shape[1]), 2))
     apart = [np.linalg.norm(scaled[sets[:, a]] - scaled[sets[:, b]], axis=1) for a, b in pairs]
     return np.asarray(np.min(apart, axis=0))

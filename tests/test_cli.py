@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from typer.testing import CliRunner
 from controller.cli import app
 from controller.config import shipped_hardware
 from controller.labelling.session_questions import SessionQuestions
+from controller.labels.database import LABELS_NAME
 from controller.labels.queue import LabelQueue
 from controller.labels.records import Reply, Submission
 from controller.labels.store import LabelStore
@@ -156,6 +159,22 @@ def test_answers_of_people_are_in_the_report_and_in_the_export(recorded: Path) -
     code, out, _ = stedfast("labels", "status", recorded, "--json")
     assert code == 0
     assert json.loads(out)["counts"]["per_class"] == {said: 1}
+
+
+def test_answers_that_cannot_be_read_cost_neither_the_report_nor_the_export(
+    recorded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(recorded, tmp_path / "old", ignore=shutil.ignore_patterns(f"{LABELS_NAME}*"))
+    connection = sqlite3.connect(tmp_path / "old" / LABELS_NAME)
+    connection.execute("CREATE TABLE question (id INTEGER PRIMARY KEY, question TEXT)")
+    connection.close()
+    for command in (("report", tmp_path / "old"), ("export", tmp_path / "old", tmp_path / "exported")):
+        code, _, err = stedfast(*command)
+        assert code == 0, err
+        assert "earlier version of Stedfast" in err
+    code, _, err = stedfast("label", tmp_path / "old", "--no-browser")
+    assert code == 2
+    assert "earlier version of Stedfast" in err
 
 
 @pytest.mark.parametrize("command", ["resume", "replay", "report", "label"])

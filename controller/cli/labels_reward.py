@@ -105,10 +105,8 @@ def _lines(learned: Learned) -> list[str]:
             continue
         doubt = "" if matter.is_known else "; which way it counts is not known yet"
         lines.append(f"  {matter.name}, {shown}: {matter.effect:+.2f} ± {matter.effect_std:.2f}{doubt}")
-    lines += [
-        f"{a} and {b} rose and fell together: the effect of one may be that of the other"
-        for a, b in learned.alike
-    ]
+    for one, other in learned.alike:
+        lines.append(f"{one} and {other} rose and fell together: the effect of one may be that of the other")
     if learned.without_way:
         names = " ".join(f"--better {name}=…" for name in learned.without_way)
         lines.append(f"whether a pick was a slip cannot be told: say what is good with {names}")

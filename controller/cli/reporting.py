@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from controller.core.errors import StedfastError
+
 
 def write_session_report(folder: Path) -> Path | None:
     """Write the report at the end of a run; a session is not worse for a report that cannot be written."""
@@ -35,4 +37,9 @@ def _answers(folder: Path, run_id: str) -> dict[int, list[str]]:
         return {}  # without the extra nobody can have answered here
     if not (folder / LABELS_NAME).exists():
         return {}
-    return answers_of_cycles(LabelStore.open(folder), run_id)
+    try:
+        return answers_of_cycles(LabelStore.open(folder), run_id)
+    except StedfastError as error:
+        # What was imaged is told in any case.
+        typer.echo(f"the report is without people's answers: {error}", err=True)
+        return {}

@@ -10,6 +10,7 @@ import typer
 
 from controller.cli.reporting import report_of
 from controller.cli.terminal import JsonOption, SessionArgument, app, errors_told
+from controller.core.errors import StedfastError
 
 
 @app.command("report")
@@ -96,4 +97,8 @@ def _export_answers(folder: Path, target: Path) -> list[Path]:
         return []  # without the extra nobody can have answered here
     if not (folder / LABELS_NAME).exists():
         return []
-    return [write_answers(LabelStore.open(folder), target / "answers.csv")]
+    try:
+        return [write_answers(LabelStore.open(folder), target / "answers.csv")]
+    except StedfastError as error:
+        typer.echo(f"people's answers are not exported: {error}", err=True)
+        return []

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from controller.labelling.places import splits_in
 from controller.labelling.pool import Pool
 from controller.labelling.session_images import RAW, SessionImages
 from controller.labels.class_consensus import ONE_OF
 from controller.labels.consensus import update_consensus
 from controller.labels.plan import LabelPlan
-from controller.labels.records import AnswerRecord, Consensus, Sample, told_classes
+from controller.labels.records import AnswerRecord, Consensus, Sample, Split, told_classes
 from controller.labels.store import LabelStore
 from controller.learning.annotations import NOTHING_HERE
 from controller.learning.worth import Answered
@@ -94,7 +96,7 @@ class Answers:
         return Known(
             self._encoded([crop for *_, crop in rows]),
             np.stack([target for _, target, *_ in rows]),
-            np.array([splits.get((s.session, s.field)) == "held_out" for s in places]),
+            np.array([_judges(sample, splits) for sample in places]),
             np.array([sum(a.elapsed_s for a in given) for _, _, given, _ in rows]),
             tuple(sample.id for sample in places),
         )
@@ -148,3 +150,7 @@ class Answers:
     def _encoded(self, crops: list[Floats]) -> Floats:
         side = self._plan.crop_px
         return self._pool.encode(np.stack(crops) if crops else np.zeros((0, side, side), np.float32))
+
+
+def _judges(sample: Sample, splits: Mapping[tuple[str, str], Split]) -> bool:
+    return "held_out" in splits_in(sample, lambda field: splits.get((sample.session, field)))

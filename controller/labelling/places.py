@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 from controller.core.settings import Region, ScanSettings
 from controller.labels.plan import LabelPlan
-from controller.labels.records import NewSample, Roi
+from controller.labels.records import NewSample, Roi, Sample, Split
 from controller.recording.documents import FrameDocument
+
+#: Stands between the names of fields where a sample reaches into several, and for all if they are many.
+_AND, _MANY = " + ", "many fields"
+_MANY_FROM = 2
 
 #: Two pixel sizes are the same if they differ by less.
 _SAME = 1.01
@@ -68,7 +72,7 @@ def places_of(
             region = _region(settings, top, left, side, (rows, columns))
             y_m, x_m = region.center_yx_m
             size_m = region.size_yx_m[0]
-            fields = _fields(region, plan.field_m)
+            fields = fields_of(region, plan.field_m)
             yield Place(
                 (round(2 * y_m / size_m), round(2 * x_m / size_m)),
                 fields,
@@ -94,6 +98,28 @@ def is_asked_about(settings: ScanSettings, plan: LabelPlan, finest_m: float) -> 
     return settings.pixel_size_m <= finest_m * _SAME
 
 
+def field_name(region: Region, field_m: float) -> str:
+    """Return the name of the field of a sample, or of all fields that it reaches into."""
+    if any(side_m > _MANY_FROM * field_m for side_m in region.size_yx_m):
+        return _MANY
+    return _AND.join(sorted(fields_of(region, field_m)))
+
+
+def splits_in(sample: Sample, split_of: Callable[[str], Split | None]) -> set[Split | None]:
+    """Return the splits of all fields that a sample reaches into; a file is a field of its own.
+
+    Parameters
+    ----------
+    split_of
+        The split of a field of that session, ``None`` if it has none.
+    """
+    if sample.frame_index is None:
+        return {split_of(sample.field)}
+    if sample.field == _MANY:
+        return {"train", "held_out"}
+    return {split_of(field) for field in sample.field.split(_AND)}
+
+
 def _starts(pixels: int, side: int) -> range:
     count = pixels // side
     first = (pixels - count * side) // 2
@@ -111,7 +137,7 @@ def _region(settings: ScanSettings, top: int, left: int, side: int, shape: tuple
     return Region(center_yx_m=middle, size_yx_m=(side * pixel_m, side * pixel_m))
 
 
-def _fields(region: Region, field_m: float) -> tuple[str, ...]:
+def fields_of(region: Region, field_m: float) -> tuple[str, ...]:
     """Return the names of all fields that a square touches, that of its middle first."""
     y0, x0, y1, x1 = (bound / field_m for bound in region.bounds_yx_m)
     y, x = (middle / field_m for middle in region.center_yx_m)

@@ -6,28 +6,28 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ValidationError
 
 from controller.core.asking import QueryStrategy
 from controller.core.errors import ConfigurationError
-from controller.labelling.selector import Selector
 from controller.labelling.session_images import SessionImages
-from controller.labelling.session_plan import LABELS_FOLDER, plan_of
+from controller.labelling.session_plan import LABELS_FOLDER, WORTH_NAME, plan_of
 from controller.labelling.session_questions import SessionQuestions
-from controller.labelling.shift_alarm import ShiftAlarm
 from controller.labelling.workers import work_until_input_ends
-from controller.labelling.worth import worth_of
 from controller.labels.plan import LabelPlan
 from controller.labels.store import LabelStore
 from controller.plugins import find_strategy
 from controller.recording.documents import StartDocument
 from controller.recording.following import FollowedSession
 from controller.recording.reader import SessionReader
-from controller.segmentation.published import PUBLISHED
 
-WORTH_NAME = "worth.json"
+if TYPE_CHECKING:
+    from controller.labelling.selector import Selector
+    from controller.labelling.shift_alarm import ShiftAlarm
+
 _WORTH_EVERY = 10
 #: What the log says when the session has taken a model over.
 TAKEN = "taken into use"
@@ -54,7 +54,11 @@ class SelectorWork:
         self._folder, self._store, self._plan = folder, store, plan
         self._own = folder / LABELS_FOLDER if own_folder is None else own_folder
         self._session = FollowedSession(folder)
-        self._questions = SessionQuestions(store, plan.annotators if plan else 1, has_plan=plan is not None)
+        self._questions = (
+            SessionQuestions(store, plan.annotators, has_plan=True, field_m=plan.field_m)
+            if plan
+            else SessionQuestions(store)
+        )
         self._selector: Selector | None = None
         self._alarm: ShiftAlarm
         self._judged_at = 0
@@ -111,6 +115,10 @@ class SelectorWork:
         if self._selector is None:
             if self._plan is None:
                 raise ConfigurationError(f"{self._folder}: its experiment has no [labels]; nothing is chosen")
+            # Networks are needed to choose, but not to pass on what the session's own policy asks.
+            from controller.labelling.selector import Selector
+            from controller.labelling.shift_alarm import ShiftAlarm
+
             reader = self._session.reader()
             self._selector = Selector(
                 self._store,
@@ -135,6 +143,8 @@ class SelectorWork:
         count = self._store.answered_so_far()
         if count // _WORTH_EVERY <= self._judged_at // _WORTH_EVERY:
             return ""
+        from controller.labelling.worth import worth_of
+
         self._judged_at = count
         answered = selector.answers.asked_here(selector.answers.so_far())
         worth = worth_of(self._store, answered, plan.classes, np.random.default_rng([seed, 3]))
@@ -174,6 +184,8 @@ def strategy_of(plan: LabelPlan) -> QueryStrategy:
 
 def labels_of_weights(start: StartDocument) -> Path | None:
     """Return the labels folder of the session that the segmenter's weights were published in, if one was."""
+    from controller.segmentation.published import PUBLISHED
+
     options = start.experiment.get("segmenter", {}).get("options", {})
     path = Path(start.config_folder) / str(options.get("weights", ""))
     return path.parent.parent if path.parts[-3:-1] == PUBLISHED.parts else None

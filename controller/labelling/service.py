@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import threading
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from controller.core.errors import SessionFolderError
-from controller.labelling.selector_process import WORTH_NAME
+from controller.core.errors import ConfigurationError, SessionFolderError
 from controller.labelling.session_images import SessionImages
-from controller.labelling.session_plan import LABELS_FOLDER, plan_of
+from controller.labelling.session_plan import LABELS_FOLDER, WORTH_NAME, plan_of
 from controller.labelling.workers import Supervisor, Worker
 from controller.labels.queue import LabelQueue
-from controller.labels.records import Role
+from controller.labels.records import Request, Role, Sample
 from controller.labels.store import LabelStore
 from controller.recording.following import FollowedSession
 from controller.recording.journal import JOURNAL_NAME
-from controller.web.desk import Desk
+from controller.web.desk import Desk, Proposal
 from controller.web.serve import LabelServer
+
+if TYPE_CHECKING:
+    from controller.labelling.proposals import Proposer
+
+#: Locked as long as somebody serves a folder.
+_LOCK_NAME = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +55,25 @@ class LabelService:
     Raises
     ------
     ConfigurationError
-        If nothing can listen there, or the plan is damaged.
+        If nothing can listen there, the plan is damaged, or another one serves the folder.
     """
 
     def __init__(self, where: Where) -> None:
         self.plan = plan_of(where.folder)
         with ExitStack() as undo:
+            self._alone = undo.enter_context(_only_one(where.folder))
             self.store = LabelStore.open(where.database or where.folder, create=True)
             undo.callback(self.store.close)
             if self.plan is not None:
                 self.store.add_schema(self.plan.label_schema)
             session = SessionState(where.folder)
+            self._images, self._folder = SessionImages(where.folder), where.folder
+            self._proposer: Proposer | None = None
             desk = Desk(
                 store=self.store,
                 queue=LabelQueue(self.store, time.time),
-                images=SessionImages(where.folder),
+                images=self._images,
+                propose=self._propose,
                 plan=self.plan,
                 status=lambda: {"session": session.state()},
                 worth=lambda: last_worth(where.folder),
@@ -73,6 +83,17 @@ class LabelService:
             workers = workers_of(where, learns=self.plan is not None)
             self._supervisor = Supervisor(self.store, workers, time.time)
             undo.pop_all()
+
+    def _propose(self, request: Request, sample: Sample) -> Proposal | None:
+        """Return what the newest model would draw, where somebody is to draw and there is a model."""
+        if request.is_live or not has_published(self._folder):
+            return None
+        if self._proposer is None:
+            # A network is loaded only when somebody draws.
+            from controller.labelling.proposals import Proposer
+
+            self._proposer = Proposer.of_session(self._folder, self._images)
+        return self._proposer.propose(request, sample)
 
     def link(self, name: str, role: Role = "expert") -> str:
         """Return an address that lets somebody in under a name."""
@@ -87,6 +108,36 @@ class LabelService:
         finally:
             self._supervisor.stop()
             self.store.close()
+            self._alone.close()
+
+
+def _only_one(folder: Path) -> ExitStack:
+    """Return what keeps others from labelling a folder until it is closed, or this process ends.
+
+    Two that choose and two that train would do everything twice, and publish under the same numbers.
+
+    Raises
+    ------
+    ConfigurationError
+        If somebody does already.
+    """
+    held, path = ExitStack(), folder / LABELS_FOLDER / _LOCK_NAME
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = held.enter_context(path.open("a"))
+    except OSError:
+        return held  # with a lab's database the folder may be one that is only read
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        held.close()
+        raise ConfigurationError(
+            f"{folder}: 'stedfast label' runs for it already; open the link that it showed, invite others "
+            "with 'stedfast labels invite', or end it first"
+        ) from error
+    except OSError:
+        pass  # a file system that knows no locks
+    return held
 
 
 def workers_of(where: Where, *, learns: bool = True) -> list[Worker]:
@@ -148,6 +199,11 @@ class SessionState:
                 for change in reader.changes
             ],
         }
+
+
+def has_published(folder: Path) -> bool:
+    """Tell whether a model was published for a session."""
+    return any((folder / LABELS_FOLDER / "published").glob("*.safetensors"))
 
 
 def last_worth(folder: Path) -> dict[str, Any]:

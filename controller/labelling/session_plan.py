@@ -15,6 +15,8 @@ from controller.recording.journal import JOURNAL_NAME
 #: Everything but the database, beside it in the session folder.
 LABELS_FOLDER = "labels"
 _PLAN_NAME = "plan.json"
+#: What the answers are worth, as it was computed last.
+WORTH_NAME = "worth.json"
 
 
 def plan_of(folder: Path) -> LabelPlan | None:

@@ -7,6 +7,8 @@ import math
 from controller.core.decision import AskLabel, ImageOption, Question
 from controller.core.errors import SessionFolderError
 from controller.core.settings import Region, ScanSettings
+from controller.labelling.places import field_name
+from controller.labels.plan import FIELD_M
 from controller.labels.records import NewRequest, NewSample, RequestItem, Roi
 from controller.labels.store import LabelStore
 from controller.learning.annotations import AMBIGUOUS, NOTHING_HERE, LabelSchema
@@ -28,10 +30,15 @@ class SessionQuestions:
         How many people are to answer each.
     has_plan
         Whether others are asked as well: then what this session's policy tells apart stands beside it.
+    field_m
+        Side of a field, as that of the plan.
     """
 
-    def __init__(self, store: LabelStore, annotators: int = 1, *, has_plan: bool = False) -> None:
+    def __init__(
+        self, store: LabelStore, annotators: int = 1, *, has_plan: bool = False, field_m: float = FIELD_M
+    ) -> None:
         self._store, self._annotators, self._has_plan = store, annotators, has_plan
+        self._field_m = field_m
         self._next = 0  # cycles before this one have been looked at
 
     def take_in(self, reader: SessionReader) -> list[str]:
@@ -82,7 +89,7 @@ class SessionQuestions:
         sample = self._store.add_sample(
             NewSample(
                 session=reader.start.run_id,
-                field=f"frame {index}",
+                field=field_name(region, self._field_m),
                 uri=document.path,
                 frame_index=index,
                 roi=roi_of(region, settings),

@@ -1,24 +1,29 @@
 """What a model is trained on and judged by: a fixed list of answers, named by its checksum.
 
 Judging is kept apart from learning by fields: no field that judges is learned from. Answers about judging
-fields that a query strategy asked for are left out altogether, because what it likes is not what there is.
+fields that a query strategy or a session's policy asked for are left out altogether, because what these like
+is not what there is. So are answers about a place that reaches into fields of both kinds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from controller.labelling.places import splits_in
 from controller.labelling.splits import split_of_field
 from controller.labels.consensus import update_consensus
-from controller.labels.records import AnswerRecord, Sample
+from controller.labels.records import AnswerRecord, Sample, Split
 from controller.labels.soft_annotations import all_annotations_for_training
 from controller.labels.store import LabelStore
 from controller.learning.annotations import NOTHING_HERE, Annotation, LabelSchema
 
 #: Kinds of questions whose answers say nothing of pixels.
 _OTHER_KINDS = frozenset({"choice", "score"})
+#: Where a strategy or the session's own policy wanted to ask: what they like is not what there is.
+_CHOSEN = frozenset({"policy", "session"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,8 @@ class Material:
     items
         In the order of the samples' ids.
     passed_over
-        Ids of answers that teach nothing: somebody was unsure, or they are about a judging field and a
-        strategy asked for them.
+        Ids of answers that teach nothing: somebody was unsure, they are about a judging field and a
+        strategy or the session's policy asked for them, or about fields of which only some judge.
     answer_s
         Seconds that people spent on all these answers.
     """
@@ -141,15 +146,19 @@ def collect(store: LabelStore, held_out: float) -> Material | None:
         about.setdefault(answer.sample_ids[0], []).append(answer)
     samples = sorted((s for s in store.samples() if s.id in about), key=lambda sample: sample.id)
     known, splits = all_annotations_for_training(store, samples), store.splits()
+
+    def split_of(session: str, field: str) -> Split:
+        if (session, field) not in splits:
+            splits[session, field] = split_of_field(store, session, field, held_out)
+        return splits[session, field]
+
     items, passed_over = [], list[str]()
     for sample in samples:
-        place, answers = (sample.session, sample.field), about[sample.id]
-        if place not in splits:
-            splits[place] = split_of_field(store, *place, held_out)
-        is_held_out = splits[place] == "held_out"
-        is_biased = is_held_out and any(answer.arm == "policy" for answer in answers)
-        told = known[sample.id]
-        if is_biased or not told.image.annotations:
+        answers, told = about[sample.id], known[sample.id]
+        parts = splits_in(sample, partial(split_of, sample.session))
+        is_held_out = "held_out" in parts
+        is_biased = is_held_out and any(answer.arm in _CHOSEN for answer in answers)
+        if len(parts) > 1 or is_biased or not told.image.annotations:
             passed_over += [answer.id for answer in answers]
             continue
         used = [answer.id for answer in answers if answer.reply.outcome != "unsure"]

@@ -135,7 +135,7 @@ class LabelTrainer:
                 is_recovered = True
                 self.look()
                 failures = 0
-            except (StedfastError, MemoryError) as error:
+            except (StedfastError, MemoryError, OSError) as error:
                 failures += 1
                 self._fail(str(error) or type(error).__name__)
             if wait(every_s * min(_LONGEST_WAIT, 2**failures)):

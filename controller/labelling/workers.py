@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from controller.core.errors import StedfastError
@@ -85,9 +86,12 @@ class Supervisor:
         """Start workers again that have died; called once a second."""
         for worker in self._workers:
             process = worker.process
-            if process is None or worker.is_given_up or (code := process.poll()) is None:
+            if worker.is_given_up or (process is not None and process.poll() is None):
                 continue
-            now = self._now()
+            if process is None:
+                self._start(worker)  # it could not be the last time
+                continue
+            code, now = process.returncode, self._now()
             worker.deaths.append(now)
             while worker.deaths and worker.deaths[0] < now - _WITHIN_S:
                 worker.deaths.popleft()
@@ -97,7 +101,7 @@ class Supervisor:
             worker.stop()  # lets go of its pipe
             self._note(worker, process.pid, message)
             if not worker.is_given_up:
-                worker.start()
+                self._start(worker)
 
     def stop(self) -> None:
         """End all workers; nothing that was answered depends on them."""
@@ -106,6 +110,12 @@ class Supervisor:
             self._thread.join()
         for worker in self._workers:
             worker.stop()
+
+    def _start(self, worker: Worker) -> None:
+        try:
+            worker.start()
+        except OSError as error:  # no memory, or too many processes, for the moment
+            print(f"the {worker.name} cannot be started: {error}", file=sys.stderr)  # noqa: T201
 
     def _note(self, worker: Worker, pid: int, message: str) -> None:
         try:
@@ -138,7 +148,8 @@ def work_until_input_ends(
         try:
             did = step()
             state = {"state": "idle" if did is None else "working", "message": did or last.get("message", "")}
-        except StedfastError as error:
+        except (StedfastError, OSError, MemoryError) as error:
+            # A full disk among them: to end here again and again is to be given up.
             state = {"state": "failed", "message": f"{type(error).__name__}: {error}"}
         last = state
         try:
@@ -148,7 +159,8 @@ def work_until_input_ends(
         except StedfastError as error:
             print(f"{name}: {error}", file=sys.stderr)  # noqa: T201
         end.wait(period_s)
-    store.beat(WorkerRecord(name=name, pid=os.getpid(), state="stopped", message="ended", beat_s=0.0))
+    with suppress(StedfastError):
+        store.beat(WorkerRecord(name=name, pid=os.getpid(), state="stopped", message="ended", beat_s=0.0))
 
 
 def _wait_for_end(end: threading.Event) -> None:

@@ -14,7 +14,7 @@ from controller.learning.annotations import NOTHING_HERE
 from controller.learning.patch_classifier import ClassifierOptions, fit
 from controller.learning.worth import Answered, CurvePoint, Predict, Worth, WorthOptions, what_seconds_bought
 
-MEASURE = "balanced accuracy on squares that chance chose"
+MEASURE = "balanced accuracy"
 
 _NOTE = (
     "Judged is by answers to questions of chance in fields that no model learns from, all of this session: "

@@ -45,6 +45,9 @@ _AT_WORK = 40
 #: Connections of the process that this one was forked from; closing them would disturb it.
 _INHERITED: list[Any] = []
 
+#: A table of the label stores that had no version yet.
+_EARLIER = "question"
+
 #: Names the lock of PostgreSQL that is held by whoever writes; any number that nobody else uses.
 _TURN = 0x53746564_6661_7374
 
@@ -70,7 +73,7 @@ class Database:
         SessionFolderError
             If there is none and ``create`` is false.
         ConfigurationError
-            If the URL cannot be used, or the database is of another version.
+            If the URL cannot be used, or the database is of another or an earlier version.
         """
         engine, name = _engine(where, create=create)
         database = cls(engine, name)
@@ -122,6 +125,12 @@ class Database:
         with self.reading() as connection:
             self._refuse_other_encodings(connection)
             is_there = inspect(connection).has_table(tables.layout.name)
+            is_earlier = not is_there and inspect(connection).has_table(_EARLIER)
+        if is_earlier:
+            raise ConfigurationError(
+                f"{self.name}: these are questions and answers of an earlier version of Stedfast, which this "
+                "one cannot read; move the file aside, and what the session asked can be answered anew"
+            )
         if not is_there and not create:
             raise SessionFolderError(f"{self.name}: there is no label store; nothing was asked there")
         if not is_there:

@@ -11,6 +11,9 @@ from controller.labels.records import checked_text
 from controller.learning.annotations import ClassName, LabelSchema, checked_classes
 from controller.learning.audit import FRACTION, FRACTION_MIN
 
+#: Side of a field, in metres, where a plan says nothing else.
+FIELD_M = 5e-6
+
 
 class LabelPlan(Settings):
     """What is asked, about which parts of which frames, how often and by which strategy.
@@ -52,7 +55,7 @@ class LabelPlan(Settings):
     """People who are to answer each question."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Part of the fields that models are judged by and never learn from."""
-    field_m: Positive = 5e-6
+    field_m: Positive = FIELD_M
     """Side of a field: places of two fields are never told apart by chance of a crop's edge."""
     candidates_max: Annotated[int, Field(ge=10, le=100_000)] = 2000
     """Newest places that are chosen from."""

@@ -86,7 +86,7 @@ class Answered:
     """A store, and somebody who answers."""
 
     def __init__(self, folder: Path, schema: LabelSchema = SCHEMA) -> None:
-        self.folder = folder
+        self.folder, self.session = folder, "monday"
         folder.mkdir(parents=True, exist_ok=True)
         self.now_s = 1000.0
         self.store = LabelStore.open(folder, create=True, now=lambda: self.now_s)
@@ -99,7 +99,7 @@ class Answered:
     def sample(self, field: str, photons: NDArray[np.float32] | None = None, **about: Any) -> Sample:
         self.asked += 1
         new = NewSample(
-            session="monday",
+            session=self.session,
             field=field,
             uri=f"frame {self.asked}",
             roi=Roi(y=CONTEXT, x=CONTEXT, rows=SIDE, columns=SIDE),
@@ -127,7 +127,7 @@ class Answered:
         )
 
     def split(self, field: str, split: str) -> None:
-        self.store.split_of("monday", field, lambda: split)  # type: ignore[arg-type,return-value]
+        self.store.split_of(self.session, field, lambda: split)  # type: ignore[arg-type,return-value]
 
     def masks(self, numbers: Sequence[int], split: str, *, arm: str = "random_audit") -> None:
         """Ask about discs, each in a field of its own, and have them painted; every third sample is empty."""

@@ -15,8 +15,10 @@ from typing import Any
 import httpx2
 import pytest
 
+from controller.core.errors import ConfigurationError, StedfastError
 from controller.labelling.service import LabelService, SessionState, Where, workers_of
 from controller.labelling.session_plan import plan_of, write_plan
+from controller.labels.database import LABELS_NAME
 from controller.recording.reader import SessionReader
 
 PATIENCE_S = 90.0
@@ -114,6 +116,26 @@ def test_a_folder_without_a_session_needs_nobody_who_asks(tmp_path: Path, folder
         "selector",
         "trainer",
     ]
+
+
+def test_a_folder_is_served_by_one_at_a_time(service: LabelService, folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="runs for it already"):
+        LabelService(Where(folder))
+
+
+def test_a_folder_is_free_again_when_its_service_has_ended_or_never_began(folder: Path) -> None:
+    first = LabelService(Where(folder))
+    first.server.stop()
+    first.run()
+    taken = folder / LABELS_NAME
+    taken.rename(folder / "aside")
+    taken.mkdir()
+    with pytest.raises(StedfastError):
+        LabelService(Where(folder))
+    taken.rmdir()
+    last = LabelService(Where(folder))
+    last.server.stop()
+    last.run()
 
 
 def test_a_plan_that_was_written_later_holds(folder: Path) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from controller.core.decision import AskLabel, ImageOption, Question
 from controller.core.settings import Region
+from controller.labelling.places import Run, places_of
 from controller.labelling.session_questions import SessionQuestions, roi_of
+from controller.labels.plan import LabelPlan
 from controller.labels.store import LabelStore
 from controller.learning.annotations import LabelSchema
 from controller.recording.reader import SessionReader
@@ -103,6 +106,33 @@ def test_what_cannot_be_asked_is_told_and_the_rest_is_asked(
     (problem,) = SessionQuestions(store).take_in(asking(recorded, bad, good))
     assert "cannot be asked" in problem
     assert len(store.requests()) == 1
+
+
+def test_a_question_lies_in_the_same_field_as_what_the_selector_asks_about_that_place(
+    recorded: SessionReader, tmp_path: Path
+) -> None:
+    plan = LabelPlan(classes=("synapse",), crop_px=32, field_m=2e-6)
+    document = recorded.frames[0]
+    run = Run(recorded.start.run_id, "scope")
+    found = list(places_of(document, np.asarray(recorded.frame(0).photons, np.float32), plan, run))
+    store = LabelStore.open(tmp_path, create=True)
+    top_m, left_m, _, _ = document.settings.scanned_region.bounds_yx_m
+    regions = [
+        Region(
+            center_yx_m=(top_m + (roi.y + 16) * 20e-9, left_m + (roi.x + 16) * 20e-9),
+            size_yx_m=(0.64e-6, 0.64e-6),
+        )
+        for roi in (place.sample.roi for place in found)
+    ]
+    reader = asking(recorded, *(question_of(recorded, region=region) for region in regions))
+    assert SessionQuestions(store, has_plan=True, field_m=plan.field_m).take_in(reader) == []
+    asked = {(s.roi.y, s.roi.x): s.field for s in store.samples()}
+    assert asked == {
+        (place.sample.roi.y, place.sample.roi.x): " + ".join(sorted(place.fields)) for place in found
+    }
+    assert len({field for field in asked.values() if "+" in field}) > 1
+    SessionQuestions(store, field_m=1e-7).take_in(asking(recorded, question_of(recorded)))
+    assert store.samples()[-1].field == "many fields"
 
 
 def test_a_region_is_the_pixels_whose_middles_lie_in_it(recorded: SessionReader) -> None:

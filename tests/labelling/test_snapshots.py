@@ -94,3 +94,32 @@ def test_without_anything_to_ask_there_is_nothing_to_learn(tmp_path: Path) -> No
     from controller.labels.store import LabelStore
 
     assert collect(LabelStore.open(tmp_path, create=True), 0.25) is None
+
+
+@pytest.mark.parametrize("arm", ["policy", "session"])
+def test_what_somebody_liked_to_ask_judges_nothing(tmp_path: Path, arm: str) -> None:
+    answered = Answered(tmp_path)
+    answered.masks([1], "held_out", arm=arm)
+    answered.masks([2], "train", arm=arm)
+    material = collect(answered.store, 0.25)
+    assert material is not None
+    assert [item.sample.field for item in material.items] == ["train 2"]
+
+
+@pytest.mark.parametrize(
+    ("field", "is_learned"),
+    [("1,1", True), ("1,1 + 1,2", True), ("1,2 + 1,3", False), ("1,3", False), ("many fields", False)],
+)
+def test_a_question_of_the_session_is_learned_from_only_where_nothing_judges(
+    tmp_path: Path, field: str, is_learned: bool
+) -> None:
+    answered = Answered(tmp_path)
+    for name, split in (("1,1", "train"), ("1,2", "train"), ("1,3", "held_out")):
+        answered.split(name, split)
+    photons, labels = discs(1)
+    answered.answer(answered.sample(field, photons, frame_index=7), painted(labels), arm="session")
+    material = collect(answered.store, 0.25)
+    assert material is not None
+    assert len(material.learned) == is_learned
+    assert material.judges == ()
+    assert set(answered.store.splits()) == {("monday", name) for name in ("1,1", "1,2", "1,3")}

@@ -67,7 +67,8 @@ def session(folder: Path, *, labels: str = LABELS) -> Path:
 def answered(folder: Path) -> Answered:
     """Return the store of a session in which parts of its frames were tagged, half of them to judge by."""
     made = Answered(folder, LabelSchema(classes=("disc",)))
-    frame = SessionReader(folder).frame(0)
+    reader = SessionReader(folder)
+    made.session, frame = reader.start.run_id, reader.frame(0)
     across = frame.photons.shape[1] // SIDE
     for number in range(20):
         row, column = divmod(number, across)

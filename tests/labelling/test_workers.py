@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -41,6 +42,28 @@ def test_a_worker_that_dies_is_started_again_until_it_is_hopeless(store: LabelSt
     assert store.workers()[0].state == "failed"
 
 
+def test_a_worker_that_cannot_be_started_again_is_tried_until_it_can(
+    store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker("asker", ENDS, ())
+    supervisor = Supervisor(store, [worker], lambda: 0.0)
+    worker.start()
+    assert worker.process is not None
+    worker.process.wait(20)
+    with monkeypatch.context() as patched:
+        patched.setattr(subprocess, "Popen", _no_memory)
+        supervisor.check()
+        supervisor.check()
+    assert worker.process is None
+    supervisor.check()
+    assert worker.process is not None
+    supervisor.stop()
+
+
+def _no_memory(*_: object, **__: object) -> None:
+    raise OSError(12, "Cannot allocate memory")
+
+
 def test_deaths_that_lie_far_apart_are_borne(store: LabelStore) -> None:
     now_s = [0.0]
     worker = Worker("asker", ENDS, ())
@@ -71,7 +94,8 @@ def test_steps_are_told_and_failures_do_not_end_them(
 ) -> None:
     read, write = os.pipe()
     seen: list[tuple[str, str]] = []
-    done = iter(["did one thing", None, RecordingError("the disk is full"), "went on"])
+    full = OSError(28, "No space left on device")
+    done = iter(["did one thing", None, RecordingError("the disk is full"), full, "went on"])
 
     def step() -> str | None:
         if workers := store.workers():
@@ -93,9 +117,10 @@ def test_steps_are_told_and_failures_do_not_end_them(
     thread.join(20)
     assert not thread.is_alive()
     stdin.close()
-    assert seen[:3] == [
+    assert seen[:4] == [
         ("working", "did one thing"),
         ("idle", "did one thing"),
         ("failed", "RecordingError: the disk is full"),
+        ("failed", "OSError: [Errno 28] No space left on device"),
     ]
     assert store.workers()[0].state == "stopped"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import warnings
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,24 @@ def test_a_database_of_another_version_is_refused(place: Place) -> None:
     database.close()
     with pytest.raises(ConfigurationError, match="has layout 2, this version of Stedfast reads 1"):
         Database.open(place)
+
+
+def test_the_answers_of_an_earlier_version_are_left_as_they_are(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / LABELS_NAME)
+    connection.executescript(
+        "CREATE TABLE question (id INTEGER PRIMARY KEY, question TEXT);"
+        "CREATE TABLE answer (id INTEGER PRIMARY KEY, question_id INTEGER, answer TEXT);"
+        "INSERT INTO answer VALUES (1, 3, '\"ring\"');"
+    )
+    connection.close()
+    for create in (False, True):
+        with pytest.raises(ConfigurationError, match="earlier version of Stedfast"):
+            Database.open(tmp_path, create=create)
+    connection = sqlite3.connect(tmp_path / LABELS_NAME)
+    tables_there = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    assert sorted(name for (name,) in tables_there) == ["answer", "question"]
+    assert connection.execute("SELECT * FROM answer").fetchall() == [(1, 3, '"ring"')]
+    connection.close()
 
 
 @pytest.mark.parametrize(

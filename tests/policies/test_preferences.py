@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -165,6 +165,7 @@ def test_the_first_decision_names_the_reward_by_its_checksum(tmp_path: Path) -> 
     st.integers(0, 5),
     st.booleans(),
 )
+@example([(0.0, 5e-324, 0.0), (0.0, 0.0, 0.0), (0.0, 0.5, 0.0)], 1, 3, 1, False)
 @settings(max_examples=40, deadline=None)
 def test_questions_keep_to_their_budget_and_to_scans_that_none_beats_in_everything(
     figures: list[tuple[float, float, float]], questions_max: int, options: int, left: int, is_learned: bool
