@@ -20,7 +20,7 @@ _DEATHS_MAX, _WITHIN_S = 5, 600.0
 #: How often a worker looks for work, and the service at its workers.
 PERIOD_S = 1.0
 #: Whoever images goes first.
-_NICENESS = 10
+NICENESS = 10
 
 
 @dataclass(slots=True)
@@ -140,7 +140,7 @@ def work_until_input_ends(
     ``step`` returns what it did, or ``None`` if there was nothing to do. What it raises is told as a sign
     of life; the next step tries again.
     """
-    os.nice(_NICENESS)
+    os.nice(NICENESS)
     end = threading.Event()
     threading.Thread(target=_wait_for_end, args=(end,), name="input", daemon=True).start()
     last: Mapping[str, str] = {}
