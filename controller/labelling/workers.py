@@ -19,6 +19,8 @@ from controller.labels.store import LabelStore
 _DEATHS_MAX, _WITHIN_S = 5, 600.0
 #: How often a worker looks for work, and the service at its workers.
 PERIOD_S = 1.0
+#: What a worker has to come to its end, before it is ended by force.
+_PATIENCE_S = 5.0
 #: Whoever images goes first.
 NICENESS = 10
 
@@ -44,7 +46,7 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the service, which ends this process in order
         )
 
-    def stop(self, patience_s: float = 5.0) -> None:
+    def stop(self) -> None:
         """End the process: by the end of its input, and by force if that does not help."""
         process, self.process = self.process, None
         if process is None:
@@ -52,7 +54,7 @@ class Worker:
         assert process.stdin is not None  # noqa: S101  # it is a pipe
         process.stdin.close()
         try:
-            process.wait(patience_s)
+            process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
