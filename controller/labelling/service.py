@@ -66,7 +66,7 @@ class LabelService:
             session = SessionState(where.folder)
             desk = Desk(
                 store=self.store,
-                queue=LabelQueue(self.store, time.time),
+                queue=LabelQueue(self.store, time.time, session=_run_id(where) if where.database else None),
                 images=SessionImages(where.folder),
                 plan=self.plan,
                 status=lambda: {"session": session.state()},
@@ -121,6 +121,13 @@ def _only_one(folder: Path) -> ExitStack:
     except OSError:
         pass  # a file system that knows no locks
     return held
+
+
+def _run_id(where: Where) -> str | None:
+    """Return the run id of the folder's session, ``None`` without one."""
+    if not (where.folder / JOURNAL_NAME).exists():
+        return None
+    return FollowedSession(where.folder).reader().start.run_id
 
 
 def workers_of(where: Where, *, learns: bool = True) -> list[Worker]:
