@@ -134,7 +134,7 @@ class Selector:
 
     def has_room(self) -> bool:
         """Tell whether people have answered enough of what is open, and have the time for more."""
-        waiting = [r for r in self._store.requests() if r.state == "open" and self._is_own(r)]
+        waiting = [request for request in self._store.requests("open") if self._is_own(request)]
         if len(waiting) >= self._plan.open_max:
             return False
         if self._plan.attention >= 1:

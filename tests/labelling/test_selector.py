@@ -214,3 +214,33 @@ def test_what_is_open_in_another_session_of_the_same_store_stops_nobody(
     assert "random_audit" in {request.arm for request in asked}
     assert second.ask_later() == 0
     assert first.ask_later() == 1
+
+
+def test_what_was_answered_is_encoded_once_and_again_when_the_encoder_has_learned(
+    recorded: SessionReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.labelling.pool.PRETRAIN_FROM", 10)
+    monkeypatch.setattr("controller.labelling.pool.PRETRAIN_STEPS", 2)
+    selector = selector_of(recorded, tmp_path)
+    store = LabelStore.open(tmp_path)
+    ada = store.add_annotator("ada")
+    encode, encoded = selector.pool.encode, list[int]()
+
+    def counted(crops: np.ndarray) -> np.ndarray:
+        encoded.append(len(crops))
+        return encode(crops)
+
+    monkeypatch.setattr(selector.pool, "encode", counted)
+    selector.ask()
+    encoded.clear()
+    for _ in range(3):
+        told(store, ada, Reply(outcome="nothing here"))
+        before = selector.answers.so_far()
+    assert encoded == [1, 1, 1]
+    assert selector.pool.pretrain()
+    after = selector.answers.so_far()
+    assert encoded == [1, 1, 1, 3]
+    assert after.samples == before.samples
+    assert not np.allclose(after.features, before.features)
+    crops = np.stack([selector.answers._crops[sample] for sample in after.samples])
+    np.testing.assert_allclose(after.features, encode(crops), atol=1e-5)
