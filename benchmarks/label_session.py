@@ -16,7 +16,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -265,6 +266,43 @@ def judging(
     return known
 
 
+@contextmanager
+def running(config: Path, folder: Path) -> Iterator[None]:
+    """Run a session in a process of its own; it has begun when this begins, and ends with this."""
+    command = [sys.executable, "-m", "controller", "run", str(config), "--output", str(folder), "--no-report"]
+    session = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (folder / JOURNAL_NAME).exists() or not (folder / JOURNAL_NAME).stat().st_size:
+            if session.poll() is not None:
+                raise RuntimeError(f"{' '.join(command)} ended by itself, exit code {session.returncode}")
+            time.sleep(0.2)
+        yield
+    finally:
+        session.send_signal(2)
+        session.wait()
+
+
+def labelled(folder: Path, truth: Truth, given: argparse.Namespace) -> LabelService:
+    """Answer what is asked until there are enough answers or time is up; return the service, ended."""
+    service = LabelService(Where(folder))
+    thread = threading.Thread(target=service.run, name="service")
+    thread.start()
+    annotator = Annotator(service.link("script", "simulated"), folder, truth, given.error, seed=1)
+    began_s = told_s = time.monotonic()
+    try:
+        while annotator.answers < given.answers and time.monotonic() < began_s + given.at_most_s:
+            time.sleep(given.pace_s if annotator.answer_next() else 0.5)
+            if time.monotonic() > told_s + 20:
+                told_s = time.monotonic()
+                show(annotator, told_s - began_s)
+        time.sleep(5)
+        show(annotator, time.monotonic() - began_s)
+    finally:
+        service.server.stop()
+        thread.join()
+    return service
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=sorted(SESSIONS), default="tag")
@@ -275,51 +313,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     folder = given.folder or Path(tempfile.mkdtemp()) / "session"
-    command = [
-        sys.executable,
-        "-m",
-        "controller",
-        "run",
-        str(HARDWARE / SESSIONS[given.kind]),
-        "--output",
-        str(folder),
-        "--no-report",
-    ]
-    session = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        while not (folder / JOURNAL_NAME).exists() or not (folder / JOURNAL_NAME).stat().st_size:
-            if session.poll() is not None:
-                raise RuntimeError(f"{' '.join(command)} ended by itself, exit code {session.returncode}")
-            time.sleep(0.2)
+    with running(HARDWARE / SESSIONS[given.kind], folder):
         truth = Truth.of(folder)
-        service = LabelService(Where(folder))
-        thread = threading.Thread(target=service.run, name="service")
-        thread.start()
-        annotator = Annotator(service.link("script", "simulated"), folder, truth, given.error, seed=1)
-        began_s = told_s = time.monotonic()
-        try:
-            while annotator.answers < given.answers and time.monotonic() < began_s + given.at_most_s:
-                time.sleep(given.pace_s if annotator.answer_next() else 0.5)
-                if time.monotonic() > told_s + 20:
-                    told_s = time.monotonic()
-                    show(annotator, told_s - began_s)
-            time.sleep(5)
-            show(annotator, time.monotonic() - began_s)
-        finally:
-            service.server.stop()
-            thread.join()
-    finally:
-        session.send_signal(2)
-        session.wait()
+        service = labelled(folder, truth, given)
     store = LabelStore.open(folder)
-    work = SelectorWork(folder, store, service.plan)
-    selector = work.prepare()
-    if given.kind == "tag":
-        for row in quality(selector, truth, folder):
-            print(json.dumps(row))
-    else:
-        for row in objects_found(folder, truth):
-            print(json.dumps(row))
+    selector = SelectorWork(folder, store, service.plan).prepare()
+    rows = quality(selector, truth, folder) if given.kind == "tag" else objects_found(folder, truth)
+    for row in rows:
+        print(json.dumps(row))
     for model in store.models():
         print(model.role, model.verdict, model.answers, round(model.answer_s), model.metrics, model.reason)
     for change in SessionReader(folder).changes:

@@ -15,7 +15,7 @@ SECONDS_MAX = 30.0
 
 
 def example_candidates(
-    count: int, *, seed: int = 0, classes: int = 4, members: int = 5, features: int = 16, labelled: int = 12
+    count: int, *, seed: int = 0, classes: int = 4, members: int = 5, labelled: int = 12
 ) -> Candidates:
     """Return random candidates of which some are clear and some are not, one of each ten a look-alike.
 
@@ -26,7 +26,7 @@ def example_candidates(
     labelled
         How many have been answered already.
     """
-    rng = np.random.default_rng(seed)
+    rng, features = np.random.default_rng(seed), 16
     kinds = rng.integers(classes, size=count)
     centers = 3 * rng.standard_normal((classes, features))
     seen = (centers[kinds] + rng.standard_normal((count, features))).astype(np.float32)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from controller.cli.label import DatabaseOption, FolderArgument, needs_label_extra
 from controller.cli.terminal import JsonOption, app, errors_told
+
+if TYPE_CHECKING:
+    from controller.labels.class_consensus import Ballot
 
 labels = typer.Typer(no_args_is_help=True, help="What people labelled: status, consensus, import, export.")
 app.add_typer(labels, name="labels")
@@ -104,27 +108,13 @@ def consensus(folder: FolderArgument, database: DatabaseOption = None, as_json: 
     """Work out what several people's answers come to, who agrees with whom, and how good each is."""
     with errors_told(as_json):
         store = _store(folder, database)
-        from controller.labels.agreement import cohen_kappas, fleiss_kappa, krippendorff_alpha
         from controller.labels.consensus import annotator_skills, update_consensus
         from controller.labels.told import Told
 
         updated = update_consensus(store)
         names = {one.id: one.name for one in store.annotators()}
         told = Told.read(store)
-        ballots = [] if told is None else told.ballots()
-        questions: list[dict[str, Any]] = []
-        for ballot in ballots:
-            table, people = ballot.table(), [names[one] for one in ballot.annotators]
-            pairs = cohen_kappas(table)
-            questions.append(
-                {
-                    "question": ballot.method + ("" if len(ballot.names) > 2 else f": {ballot.names[-1]}"),
-                    "samples": len(ballot.samples),
-                    "cohen": {f"{people[a]} and {people[b]}": asdict(k) for (a, b), k in pairs.items()},
-                    "fleiss": asdict(fleiss_kappa(table)),
-                    "krippendorff": asdict(krippendorff_alpha(table)),
-                }
-            )
+        questions = _agreement([] if told is None else told.ballots(), names)
         skills = [
             {**asdict(skill), "annotator": names[skill.annotator_id]} for skill in annotator_skills(store)
         ]
@@ -135,25 +125,53 @@ def consensus(folder: FolderArgument, database: DatabaseOption = None, as_json: 
         typer.echo(f"{len(updated.new)} new or changed; {len(updated.refused)} answers could not be used")
         for reason in sorted(set(updated.refused.values())):
             typer.echo(f"  {reason}")
-        for question in questions:
-            typer.echo(f"{question['question']}, {question['samples']} samples")
-            for name, figure in [
-                *((f"Cohen's kappa, {pair}", kappa) for pair, kappa in question["cohen"].items()),
-                ("Fleiss' kappa", question["fleiss"]),
-                ("Krippendorff's alpha", question["krippendorff"]),
-            ]:
-                value = figure["reason"] if figure["value"] is None else f"{figure['value']:.2f}"
-                typer.echo(f"  {name}: {value} ({figure['items']} items)")
-        for skill in skills:
-            figures = [
-                f"{name} {skill[name]:.2f}"
-                for name in ("accuracy", "sensitivity", "specificity")
-                if skill[name] is not None
-            ]
-            of_others = f"{skill['shared']} of {skill['answers']} also answered by others"
-            typer.echo(
-                f"{skill['annotator']}, {skill['method']}: {', '.join(figures) or 'unknown'} ({of_others})"
-            )
+        _tell_agreement(questions)
+        _tell_skills(skills)
+
+
+def _agreement(ballots: Sequence[Ballot], names: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return who agrees with whom about each question that has one answer of each person."""
+    from controller.labels.agreement import cohen_kappas, fleiss_kappa, krippendorff_alpha
+
+    found = []
+    for ballot in ballots:
+        table, people = ballot.table(), [names[one] for one in ballot.annotators]
+        pairs = cohen_kappas(table)
+        found.append(
+            {
+                "question": ballot.method + ("" if len(ballot.names) > 2 else f": {ballot.names[-1]}"),
+                "samples": len(ballot.samples),
+                "cohen": {f"{people[a]} and {people[b]}": asdict(k) for (a, b), k in pairs.items()},
+                "fleiss": asdict(fleiss_kappa(table)),
+                "krippendorff": asdict(krippendorff_alpha(table)),
+            }
+        )
+    return found
+
+
+def _tell_agreement(questions: Sequence[Mapping[str, Any]]) -> None:
+    for question in questions:
+        typer.echo(f"{question['question']}, {question['samples']} samples")
+        for name, figure in [
+            *((f"Cohen's kappa, {pair}", kappa) for pair, kappa in question["cohen"].items()),
+            ("Fleiss' kappa", question["fleiss"]),
+            ("Krippendorff's alpha", question["krippendorff"]),
+        ]:
+            value = figure["reason"] if figure["value"] is None else f"{figure['value']:.2f}"
+            typer.echo(f"  {name}: {value} ({figure['items']} items)")
+
+
+def _tell_skills(skills: Sequence[Mapping[str, Any]]) -> None:
+    for skill in skills:
+        figures = [
+            f"{name} {skill[name]:.2f}"
+            for name in ("accuracy", "sensitivity", "specificity")
+            if skill[name] is not None
+        ]
+        of_others = f"{skill['shared']} of {skill['answers']} also answered by others"
+        typer.echo(
+            f"{skill['annotator']}, {skill['method']}: {', '.join(figures) or 'unknown'} ({of_others})"
+        )
 
 
 @labels.command("export")

@@ -185,11 +185,11 @@ def strategy_of(plan: LabelPlan) -> QueryStrategy:
 
 def labels_of_weights(start: StartDocument) -> Path | None:
     """Return the labels folder of the session that the segmenter's weights were published in, if one was."""
-    from controller.segmentation.published import PUBLISHED
+    from controller.segmentation.published import session_of
 
     options = start.experiment.get("segmenter", {}).get("options", {})
-    path = Path(start.config_folder) / str(options.get("weights", ""))
-    return path.parent.parent if path.parts[-3:-1] == PUBLISHED.parts else None
+    session = session_of(Path(start.config_folder) / str(options.get("weights", "")))
+    return None if session is None else session / LABELS_FOLDER
 
 
 def main() -> None:

@@ -9,19 +9,22 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from controller.core.errors import ConfigurationError, SessionFolderError
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import LABELS_FOLDER, WORTH_NAME, plan_of
 from controller.labelling.workers import Supervisor, Worker
 from controller.labels.queue import LabelQueue
-from controller.labels.records import Role
+from controller.labels.records import Request, Role, Sample
 from controller.labels.store import LabelStore
 from controller.recording.following import FollowedSession
 from controller.recording.journal import JOURNAL_NAME
-from controller.web.desk import Desk
+from controller.web.desk import Desk, Proposal
 from controller.web.serve import LabelServer
+
+if TYPE_CHECKING:
+    from controller.labelling.proposals import Proposer
 
 #: Locked as long as somebody serves a folder.
 _LOCK_NAME = "lock"
@@ -64,10 +67,13 @@ class LabelService:
             if self.plan is not None:
                 self.store.add_schema(self.plan.label_schema)
             session = SessionState(where.folder)
+            self._images, self._folder = SessionImages(where.folder), where.folder
+            self._proposer: Proposer | None = None
             desk = Desk(
                 store=self.store,
                 queue=LabelQueue(self.store, time.time, session=_run_id(where) if where.database else None),
-                images=SessionImages(where.folder),
+                images=self._images,
+                propose=self._propose,
                 plan=self.plan,
                 status=lambda: {"session": session.state()},
                 worth=lambda: last_worth(where.folder),
@@ -77,6 +83,17 @@ class LabelService:
             workers = workers_of(where, learns=self.plan is not None)
             self._supervisor = Supervisor(self.store, workers, time.time)
             undo.pop_all()
+
+    def _propose(self, request: Request, sample: Sample) -> Proposal | None:
+        """Return what the newest model would draw, where somebody is to draw and there is a model."""
+        if request.is_live or not has_published(self._folder):
+            return None
+        if self._proposer is None:
+            # A network is loaded only when somebody draws.
+            from controller.labelling.proposals import Proposer
+
+            self._proposer = Proposer.of_session(self._folder, self._images)
+        return self._proposer.propose(request, sample)
 
     def link(self, name: str, role: Role = "expert") -> str:
         """Return an address that lets somebody in under a name."""
@@ -189,6 +206,11 @@ class SessionState:
                 for change in reader.changes
             ],
         }
+
+
+def has_published(folder: Path) -> bool:
+    """Tell whether a model was published for a session."""
+    return any((folder / LABELS_FOLDER / "published").glob("*.safetensors"))
 
 
 def last_worth(folder: Path) -> dict[str, Any]:

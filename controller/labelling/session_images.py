@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from controller.core.errors import SessionFolderError
 from controller.labels.formats.pictures import ImportedImages
-from controller.labels.images import Picture, SampleImage
+from controller.labels.images import Picture, SampleImage, contrast_window
 from controller.labels.records import Roi, Sample
 from controller.recording.following import FollowedSession
 from controller.recording.reader import SessionReader
@@ -22,8 +22,6 @@ RAW, DENOISED = "raw", "denoised"
 
 #: Frames that are kept in memory: what somebody answers about now, and what comes next.
 _KEPT = 16
-#: Black and white to begin with, as percentiles of what is shown.
-_DARKEST, _BRIGHTEST = 0.5, 99.8
 
 
 class SessionImages:
@@ -58,11 +56,10 @@ class SessionImages:
         image = self.whole(sample, channel)
         rows, columns, origin = surroundings(sample.roi, image.shape, context_px)
         shown = image[rows, columns]
-        low, high = np.percentile(shown, (_DARKEST, _BRIGHTEST))
         return Picture(
             np.ascontiguousarray(shown, np.uint16 if _fits_uint16(shown) else np.float32),
             origin,
-            (float(low), float(max(high, low + 1e-6))),
+            contrast_window(shown),
         )
 
     def image(self, sample: Sample, context_px: int) -> SampleImage:

@@ -22,6 +22,7 @@ from controller.labelling.session_plan import plan_of
 from controller.labelling.snapshots import answers_in, collect
 from controller.labelling.trainer import Beginning, LabelTrainer
 from controller.labelling.training_images import CONTEXT_PX, Scale, labelled_images
+from controller.labelling.workers import NICENESS
 from controller.labels.images import SampleImages
 from controller.labels.plan import LabelPlan
 from controller.labels.store import LabelStore
@@ -30,10 +31,9 @@ from controller.recording.documents import StartDocument
 from controller.recording.reader import SessionReader
 from controller.segmentation.labelled_image import LabelledImage
 from controller.segmentation.network_options import options_of
-from controller.segmentation.published import PUBLISHED, published_folder
+from controller.segmentation.published import published_folder, session_of
 from controller.segmentation.small_unet import SHIPPED, SmallUNetSegmenter, find_weights
 
-_NICENESS = 10
 #: What is trained where the session finds objects in another way than with the network.
 _NETWORK = "small_unet"
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     except StedfastError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    os.nice(_NICENESS)
+    os.nice(NICENESS)
     try:
         trainer.run(wait_until_end_of(sys.stdin.buffer))
     finally:
@@ -99,11 +99,9 @@ def earlier_judges(
 
     None if they come from elsewhere, told other classes apart, or the answers or images are gone.
     """
-    folder = path.parent
-    for part in reversed(PUBLISHED.parts):
-        if folder.name != part:
-            return ()
-        folder = folder.parent
+    folder = session_of(path)
+    if folder is None:
+        return ()
     try:
         weights = read_weights(path)
         store = LabelStore.open(folder)

@@ -19,8 +19,10 @@ from controller.labels.store import LabelStore
 _DEATHS_MAX, _WITHIN_S = 5, 600.0
 #: How often a worker looks for work, and the service at its workers.
 PERIOD_S = 1.0
+#: What a worker has to come to its end, before it is ended by force.
+_PATIENCE_S = 5.0
 #: Whoever images goes first.
-_NICENESS = 10
+NICENESS = 10
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the service, which ends this process in order
         )
 
-    def stop(self, patience_s: float = 5.0) -> None:
+    def stop(self) -> None:
         """End the process: by the end of its input, and by force if that does not help."""
         process, self.process = self.process, None
         if process is None:
@@ -52,7 +54,7 @@ class Worker:
         assert process.stdin is not None  # noqa: S101  # it is a pipe
         process.stdin.close()
         try:
-            process.wait(patience_s)
+            process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -140,7 +142,7 @@ def work_until_input_ends(
     ``step`` returns what it did, or ``None`` if there was nothing to do. What it raises is told as a sign
     of life; the next step tries again.
     """
-    os.nice(_NICENESS)
+    os.nice(NICENESS)
     end = threading.Event()
     threading.Thread(target=_wait_for_end, args=(end,), name="input", daemon=True).start()
     last: Mapping[str, str] = {}

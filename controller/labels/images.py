@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from controller.core.frame import FloatImage
 from controller.labels.records import Sample
+
+#: Of the values of a picture with its context, shown as black and as white: a few hot pixels shall not
+#: make the rest dark.
+_BLACK_PERCENT, _WHITE_PERCENT = 0.5, 99.8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,3 +83,18 @@ class SampleImages(Protocol):
         KeyError
             If the image is gone, or cannot be read.
         """
+
+
+def contrast_window(pixels: NDArray[Any]) -> tuple[float, float]:
+    """Return the values to show as black and as white, from percentiles; infinite and nan do not count.
+
+    The second is larger than the first, also in an empty or an even picture.
+    """
+    values = np.asarray(pixels, np.float64).ravel()
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = (float(value) for value in np.percentile(values, (_BLACK_PERCENT, _WHITE_PERCENT)))
+    if not high > low:  # most of it is even: what stands out decides
+        low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (low, low + max(1.0, abs(low) * 1e-3))

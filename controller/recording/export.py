@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.core.errors import RecordingError, SessionFolderError
+from controller.core.spreadsheet import write_table
 from controller.recording.documents import CycleDocument, FrameDocument
 from controller.recording.ome_tiff import write_denoised, write_frames, write_labels
 from controller.recording.reader import SessionReader
@@ -25,7 +26,6 @@ from controller.recording.tables import (
     frame_row,
     object_rows,
     question_rows,
-    write_table,
 )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,8 +28,6 @@ _SETTINGS = (
     "focus_m",
     "adaptive",
 )
-# What a spreadsheet takes for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 FRAME_COLUMNS = (
     *("frame", "cycle", "file", "plane", "started_s"),
@@ -60,22 +56,6 @@ def cycle_columns(reader: SessionReader) -> tuple[str, ...]:
         *(f"evidence_{name}" for name in evidence),
         *(f"time_{name}_s" for name in stages),
     )
-
-
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a table to a new file; a value that a row lacks is left empty.
-
-    A text that a spreadsheet would compute gets an apostrophe in front.
-    """
-    with path.open("x", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=columns, restval="")
-        writer.writeheader()
-        writer.writerows({name: _plain(value) for name, value in row.items()} for row in rows)
-    return path
-
-
-def _plain(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _settings_row(settings: ScanSettings | None) -> dict[str, Any]:

@@ -34,6 +34,11 @@ def published_folder(session_folder: Path) -> Path:
     return session_folder / PUBLISHED
 
 
+def session_of(weights: Path) -> Path | None:
+    """Return the session that a file of weights was published in; ``None`` if it comes from elsewhere."""
+    return weights.parents[2] if weights.parts[-3:-1] == PUBLISHED.parts else None
+
+
 def published_numbers(folder: Path) -> list[int]:
     """Return the numbers of the models in a folder, the oldest first; none if it is not there."""
     return sorted(_numbers(folder, {"safetensors"}))

@@ -66,17 +66,33 @@ def create_app(
     limits
         How much a message may hold.
     """
-    tasks, door = Tasks(desk), Door(desk.store, site, desk.now)
+    door = Door(desk.store, site, desk.now)
+    return Starlette(
+        routes=[Route(LOGIN, door.log_in), *_routes(_Endpoints(Tasks(desk), static, limits))],
+        middleware=[Middleware(Gate, door=door)],
+        exception_handlers={HTTPException: _not_routed},
+    )
 
-    def looks(work: Callable[[Annotator, Request], Any]) -> Endpoint:
+
+class _Endpoints:
+    """Makes endpoints of what the page may ask for; the work is done in a thread."""
+
+    def __init__(self, tasks: Tasks, static: Path, limits: Limits) -> None:
+        self.tasks, self._static, self._limits = tasks, static, limits
+
+    def looks(self, work: Callable[[Annotator, Request], Any]) -> Endpoint:
+        """Return what answers with the result of ``work``, in JSON."""
+
         async def endpoint(request: Request) -> Response:
             return _json(await run_in_threadpool(work, request.state.annotator, request))
 
         return endpoint
 
-    def acts(message: type[Settings], work: Callable[[Annotator, Any], Any]) -> Endpoint:
+    def acts(self, message: type[Settings], work: Callable[[Annotator, Any], Any]) -> Endpoint:
+        """Return what reads a message and answers with what ``work`` makes of it."""
+
         async def endpoint(request: Request) -> Response:
-            body = await read_body(request, limits)
+            body = await read_body(request, self._limits)
 
             def do() -> Any:
                 return work(request.state.annotator, parse(message, body))
@@ -85,28 +101,34 @@ def create_app(
 
         return endpoint
 
-    async def picture(request: Request) -> Response:
+    def file_of(self, name: str | None = None) -> Endpoint:
+        """Return what answers with a file of the page, the one of this name or that is asked for."""
+
+        async def endpoint(request: Request) -> Response:
+            return await run_in_threadpool(_file, self._static, name or request.path_params["name"])
+
+        return endpoint
+
+    async def picture(self, request: Request) -> Response:
+        """Answer with the pixels of a picture, or that they are the ones that the browser has."""
         path = request.path_params
-        sent = await run_in_threadpool(tasks.picture, path["sample_id"], path["channel"])
+        sent = await run_in_threadpool(self.tasks.picture, path["sample_id"], path["channel"])
         headers = {"etag": sent.etag, "cache-control": f"private, max-age={_PICTURE_MAX_AGE_S}"}
         if request.headers.get("if-none-match") == sent.etag:
             return Response(status_code=304, headers=headers)
         return Response(sent.content, headers=headers, media_type="application/octet-stream")
 
-    def file_of(name: str | None = None) -> Endpoint:
-        async def endpoint(request: Request) -> Response:
-            return await run_in_threadpool(_file, static, name or request.path_params["name"])
 
-        return endpoint
-
-    routes = [
-        Route(LOGIN, door.log_in),
-        Route("/", file_of("index.html")),
-        Route("/worth", file_of("worth.html")),
-        Route("/static/{name}", file_of()),
+def _routes(endpoints: _Endpoints) -> list[Route]:
+    """Return all that the page can ask for but the login."""
+    tasks, looks, acts = endpoints.tasks, endpoints.looks, endpoints.acts
+    return [
+        Route("/", endpoints.file_of("index.html")),
+        Route("/worth", endpoints.file_of("worth.html")),
+        Route("/static/{name}", endpoints.file_of()),
         Route("/api/me", looks(lambda who, _: tasks.me(who))),
         Route("/api/next", acts(NextAsked, tasks.next), methods=["POST"]),
-        Route("/api/picture/{sample_id}/{channel:path}", picture),
+        Route("/api/picture/{sample_id}/{channel:path}", endpoints.picture),
         Route("/api/answer", acts(Submission, tasks.answer), methods=["POST"]),
         Route("/api/renew", acts(RenewAsked, tasks.renew), methods=["POST"]),
         Route("/api/release", acts(ReleaseAsked, tasks.release), methods=["POST"]),
@@ -119,11 +141,6 @@ def create_app(
         Route("/api/events", looks(lambda _, asked: tasks.events(_number(asked, "after", 0, 2**53)))),
         Route("/api/worth", looks(lambda _who, _asked: tasks.worth())),
     ]
-    return Starlette(
-        routes=routes,
-        middleware=[Middleware(Gate, door=door)],
-        exception_handlers={HTTPException: _not_routed},
-    )
 
 
 def _number(request: Request, name: str, default: int, most: int) -> int:

@@ -12,12 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from controller.labels.images import ImageSource, Picture
+from controller.labels.images import ImageSource, Picture, contrast_window
 from controller.labels.records import Sample
-
-#: Of the values of a picture with its context, shown as black and as white: a few hot pixels shall not
-#: make the rest dark.
-_BLACK_PERCENT, _WHITE_PERCENT = 0.5, 99.8
 
 #: Pictures that are kept, so that one is not read twice: once for its facts, once for its pixels.
 _KEPT_BYTES = 64_000_000
@@ -72,21 +68,6 @@ def to_send(picture: Picture) -> Sent:
         window=_window(picture.window, pixels),
         etag=f'"{hashlib.blake2b(content, digest_size=16).hexdigest()}"',
     )
-
-
-def contrast_window(pixels: NDArray[Any]) -> tuple[float, float]:
-    """Return the values to show as black and as white, from percentiles; infinite and nan do not count.
-
-    The second is larger than the first, also in an empty or an even picture.
-    """
-    values = np.asarray(pixels, np.float64).ravel()
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return 0.0, 1.0
-    low, high = (float(value) for value in np.percentile(values, (_BLACK_PERCENT, _WHITE_PERCENT)))
-    if not high > low:  # most of it is even: what stands out decides
-        low, high = float(values.min()), float(values.max())
-    return (low, high) if high > low else (low, low + max(1.0, abs(low) * 1e-3))
 
 
 def _window(given: tuple[float, float], pixels: NDArray[Any]) -> tuple[float, float]:

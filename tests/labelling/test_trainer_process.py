@@ -14,8 +14,6 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("sqlalchemy")
 
-from controller.assemble import new_session
-from controller.config import load
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import plan_of, write_plan
 from controller.labelling.snapshots import collect
@@ -30,20 +28,9 @@ from controller.recording.reader import SessionReader
 from controller.segmentation.published import PUBLISHED, path_of, publish
 from controller.segmentation.small_unet import SmallUNetSegmenter
 from tests.labelling.answered import Answered, fresh
-from tests.support import FAKE_HARDWARE
+from tests.labelling.fake_session import fake_session
 
-EXPERIMENT = """
-schema = "stedfast-experiment/1"
-name = "asked"
-hardware = "hardware.toml"
-seed = 5
-[policy]
-name = "fixed"
-options = { repeats = 2 }
-[denoiser]
-name = "raw"
-[segmenter]
-name = "small_unet"
+SEGMENTER = """name = "small_unet"
 options = { weights = "cells", object_size_m = 320e-9 }
 """
 LABELS = """
@@ -56,12 +43,7 @@ SIDE = 16
 
 
 def session(folder: Path, *, labels: str = LABELS) -> Path:
-    config = folder / "config"
-    config.mkdir(parents=True)
-    (config / "hardware.toml").write_text(FAKE_HARDWARE.format(frame_s=0.001, clock="simulated"))
-    (config / "experiment.toml").write_text(EXPERIMENT + labels)
-    assert new_session(load(config), folder / "session").run().status == "completed"
-    return folder / "session"
+    return fake_session(folder, SEGMENTER + labels)
 
 
 def answered(folder: Path) -> Answered:

@@ -13,8 +13,6 @@ pytest.importorskip("sqlalchemy")
 
 import torch
 
-from controller.assemble import new_session
-from controller.config import load
 from controller.labelling.session_images import SessionImages
 from controller.labelling.training_images import CONTEXT_PX, Scale, labelled_images
 from controller.labels.images import SampleImage
@@ -38,21 +36,8 @@ from controller.segmentation.labelled_image import LabelledImage, example_of
 from controller.segmentation.small_unet import SmallUNetSegmenter
 from controller.segmentation.training import TrainingOptions, build, loss_of
 from tests.labelling.answered import NETWORK, PIXEL_M, SCHEMA
-from tests.support import FAKE_HARDWARE
+from tests.labelling.fake_session import fake_session
 
-EXPERIMENT = """
-schema = "stedfast-experiment/1"
-name = "asked"
-hardware = "hardware.toml"
-seed = 5
-[policy]
-name = "fixed"
-options = { repeats = 2 }
-[denoiser]
-name = "raw"
-[segmenter]
-name = "spots_log"
-"""
 ROWS, COLUMNS = 20, 24
 SQUARE = ((4.0, 4.0), (4.0, 12.0), (12.0, 12.0), (12.0, 4.0))
 
@@ -222,12 +207,7 @@ def test_a_denoised_sample_is_shown_with_and_without_its_denoised_image() -> Non
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> SessionReader:
-    config = tmp_path_factory.mktemp("config")
-    (config / "hardware.toml").write_text(FAKE_HARDWARE.format(frame_s=0.001, clock="simulated"))
-    (config / "experiment.toml").write_text(EXPERIMENT)
-    folder = tmp_path_factory.mktemp("made") / "session"
-    assert new_session(load(config), folder).run().status == "completed"
-    return SessionReader(folder)
+    return SessionReader(fake_session(tmp_path_factory.mktemp("made"), 'name = "spots_log"'))
 
 
 def test_a_part_of_a_frame_comes_with_its_context_and_its_denoised_image(session: SessionReader) -> None:

@@ -14,10 +14,10 @@ from controller.core.dose import DoseLedger, Lit
 from controller.core.errors import RecordingError, SessionFolderError
 from controller.core.frame import Denoised, Frame, Segmentation
 from controller.core.settings import AdaptiveIllumination, Region, ScanSettings
+from controller.core.spreadsheet import write_table
 from controller.recording.export import export_session
 from controller.recording.ome_tiff import storable
 from controller.recording.reader import SessionReader
-from controller.recording.tables import write_table
 from controller.recording.writer import SessionWriter, claim_folder
 from controller.testing import CONFOCAL, LIMITS, TWO_STEPS, FakeMicroscope
 from tests.recording.test_movies import film, record_movie

@@ -21,11 +21,12 @@ from controller.core.decision import QuestionKind
 from controller.labels.images import Picture
 from controller.labels.plan import LabelPlan
 from controller.labels.queue import LabelQueue
-from controller.labels.records import Annotator, AnswerRecord, NewRequest, NewSample, RequestItem, Roi, Sample
+from controller.labels.records import Annotator, AnswerRecord, NewRequest, RequestItem, Roi, Sample
 from controller.labels.store import LabelStore
 from controller.learning.annotations import LabelSchema, MaskAnnotation
 from controller.web.desk import Desk, Proposal
 from controller.web.serve import LabelServer
+from tests.labels.support import new_sample
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -124,13 +125,11 @@ class Lab:
 
     def sample(self, number: int) -> Sample:
         return self.store.add_sample(
-            NewSample(
+            new_sample(
+                number,
                 session="simulated",
-                field=f"field {number}",
                 uri=f"image{number}",
                 roi=Roi(y=0, x=0, rows=ROWS, columns=COLUMNS),
-                pixel_size_m=20e-9,
-                dtype="uint16",
             )
         )
 

@@ -18,7 +18,6 @@ from controller.labels.queue import LabelQueue
 from controller.labels.records import (
     Annotator,
     NewRequest,
-    NewSample,
     Request,
     RequestItem,
     Roi,
@@ -31,6 +30,7 @@ from controller.web.access import Site
 from controller.web.app import create_app
 from controller.web.desk import Desk
 from controller.web.messages import Limits
+from tests.labels.support import new_sample
 
 PORT = 8123
 HOST = f"127.0.0.1:{PORT}"
@@ -110,13 +110,12 @@ class Bench:
 
     def sample(self, number: int) -> Sample:
         return self.store.add_sample(
-            NewSample(
+            new_sample(
+                number,
                 session="s",
                 field=f"f{number}",
                 uri=f"image{number}",
                 roi=Roi(y=0, x=0, rows=ROWS, columns=COLUMNS),
-                pixel_size_m=20e-9,
-                dtype="uint16",
             )
         )
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from controller.labels.images import Picture
+from controller.labels.images import Picture, contrast_window
 from controller.web import pictures
-from controller.web.pictures import PictureShelf, contrast_window, to_send
+from controller.web.pictures import PictureShelf, to_send
 from tests.web.support import Bench, DrawnImages
 
 

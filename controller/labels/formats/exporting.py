@@ -5,14 +5,14 @@ What a format cannot hold is listed in ``left_out.csv``, never dropped in silenc
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from controller.core.errors import RecordingError
+from controller.core.spreadsheet import write_table
 from controller.labels.formats.coco import write_coco
 from controller.labels.formats.label_images import (
     entry_of,
@@ -55,8 +55,6 @@ CSV_COLUMNS = (
     *("elapsed_s", "idle_s", "is_kept", "revises", "session", "field", "samples", "pixel_size_m"),
     *("channel_shown", "prefill_sha256", "client", "schema", "created_s"),
 )
-# What a spreadsheet takes for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 Written = tuple[ImageEntry, list[Path], list[LeftOut]]
 
@@ -162,20 +160,6 @@ def annotations_of(answer: AnswerRecord) -> tuple[Annotation, ...]:
     if answer.reply.outcome == "nothing here" and len(answer.sample_ids) == 1:
         return (TagAnnotation(present=(NOTHING_HERE,)),)
     return answer.reply.annotations
-
-
-def write_safe_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write a new table; a text that a spreadsheet would compute gets an apostrophe in front."""
-    with path.open("x", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=columns, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: _plain(value) for name, value in row.items()})
-    return path
-
-
-def _plain(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _people(store: LabelStore, annotator: str | None) -> dict[str, Annotator]:
@@ -301,7 +285,7 @@ def _write_left_out(path: Path, left_out: Iterable[LeftOut]) -> Path:
         {"image": one.image, "annotator": one.person, "what": one.what, "count": count, "why": one.why}
         for one, count in counted.items()
     )
-    return write_safe_table(path, columns, rows)
+    return write_table(path, columns, rows)
 
 
 def write_answers(
@@ -316,7 +300,7 @@ def write_answers(
         if answer.annotator_id in people and set(answer.sample_ids) <= set(samples):
             seen = [samples[sample_id] for sample_id in answer.sample_ids]
             rows.append(_row(answer, people[answer.annotator_id], seen, schemas[answer.schema_id]))
-    return write_safe_table(path, CSV_COLUMNS, rows)
+    return write_table(path, CSV_COLUMNS, rows)
 
 
 def _row(answer: AnswerRecord, person: Annotator, seen: Sequence[Sample], schema: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from controller.core.settings import MAX_PIXELS
 from controller.labels.formats.labelled import LabelFileError, inside
-from controller.labels.images import Picture
+from controller.labels.images import Picture, contrast_window
 from controller.labels.records import Sample
 
 #: What is added to signed counts of 16 bit so that they become unsigned.
@@ -231,8 +231,7 @@ class ImportedImages:
         top, left = max(roi.y - context_px, 0), max(roi.x - context_px, 0)
         part = pixels[top : roi.y + roi.rows + context_px, left : roi.x + roi.columns + context_px]
         shown = less_offset(part, sample.offset_units)
-        low, high = (float(value) for value in np.percentile(shown, (1, 99.8)))
-        return Picture(shown, (roi.y - top, roi.x - left), (low, max(high, low + 1e-6)))
+        return Picture(shown, (roi.y - top, roi.x - left), contrast_window(shown))
 
 
 def less_offset(pixels: NDArray[Any], offset_units: float) -> NDArray[Any]:
