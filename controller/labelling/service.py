@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from controller.core.errors import ConfigurationError, SessionFolderError
+from controller.labelling.places import splits_in
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import LABELS_FOLDER, WORTH_NAME, plan_of
 from controller.labelling.workers import Supervisor, Worker
@@ -85,8 +86,14 @@ class LabelService:
             undo.pop_all()
 
     def _propose(self, request: Request, sample: Sample) -> Proposal | None:
-        """Return what the newest model would draw, where somebody is to draw and there is a model."""
+        """Return what the newest model would draw, where somebody is to draw and there is a model.
+
+        Nothing where models are judged: who begins with a model's drawing is led to find it right.
+        """
         if request.is_live or not has_published(self._folder):
+            return None
+        splits = self.store.splits()
+        if splits_in(sample, lambda field: splits.get((sample.session, field))) != {"train"}:
             return None
         if self._proposer is None:
             # A network is loaded only when somebody draws.
