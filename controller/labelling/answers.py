@@ -62,6 +62,8 @@ class Answers:
         self._store, self._images, self._plan, self._pool = store, images, plan, pool
         self._schema_id = store.add_schema(plan.label_schema).id
         self._crops: dict[str, Floats] = {}
+        self._features: dict[str, Floats] = {}
+        self._is_pretrained = pool.is_pretrained
 
     def remember(self, sample: Sample, photons: Floats) -> None:
         """Take the pixels of a sample that are at hand."""
@@ -91,10 +93,11 @@ class Answers:
         count = 1 + len(self._plan.classes)
         if not rows:
             empty = np.zeros(0, np.bool_)
-            return Known(self._encoded([]), np.zeros((0, count), np.float32), empty, np.zeros(0), ())
+            nothing = self._encoded({})
+            return Known(nothing, np.zeros((0, count), np.float32), empty, np.zeros(0), ())
         places = [samples[sample_id] for sample_id, *_ in rows]
         return Known(
-            self._encoded([crop for *_, crop in rows]),
+            self._encoded({sample_id: crop for sample_id, *_, crop in rows}),
             np.stack([target for _, target, *_ in rows]),
             np.array([_judges(sample, splits) for sample in places]),
             np.array([sum(a.elapsed_s for a in given) for _, _, given, _ in rows]),
@@ -147,9 +150,19 @@ class Answers:
             )
         return self._crops[sample.id]
 
-    def _encoded(self, crops: list[Floats]) -> Floats:
-        side = self._plan.crop_px
-        return self._pool.encode(np.stack(crops) if crops else np.zeros((0, side, side), np.float32))
+    def _encoded(self, crops: Mapping[str, Floats]) -> Floats:
+        """Return what the encoder says of samples; computed once for each, and anew when it has learned."""
+        if self._is_pretrained != self._pool.is_pretrained:
+            self._features, self._is_pretrained = {}, self._pool.is_pretrained
+        missing = [sample_id for sample_id in crops if sample_id not in self._features]
+        if missing or not crops:
+            side = self._plan.crop_px
+            new = [crops[sample_id] for sample_id in missing]
+            found = self._pool.encode(np.stack(new) if new else np.zeros((0, side, side), np.float32))
+            self._features |= dict(zip(missing, found, strict=True))
+            if not crops:
+                return found
+        return np.stack([self._features[sample_id] for sample_id in crops])
 
 
 def _judges(sample: Sample, splits: Mapping[tuple[str, str], Split]) -> bool:

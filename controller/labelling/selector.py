@@ -50,8 +50,8 @@ class Selector:
         Where requests go, where pixels come from, and what is to be asked.
     strategy
         Chooses among what is not left to chance.
-    seed
-        Of the session.
+    session, seed
+        Run id and seed of the session; a lab's store may hold others, too.
     folder
         For what it has to remember beside the store.
     now
@@ -65,18 +65,20 @@ class Selector:
         plan: LabelPlan,
         strategy: QueryStrategy,
         *,
+        session: str,
         seed: int,
         folder: Path,
         now: Callable[[], float],
     ) -> None:
         self.pool = Pool(plan, seed, folder / "encoder.safetensors")
         self._store, self._plan, self._strategy = store, plan, strategy
-        self._seed, self._now = seed, now
+        self._session, self._seed, self._now = session, seed, now
         self._schema = store.add_schema(plan.label_schema)
         self.answers = Answers(store, images, plan, self.pool)
         self._splits = store.splits()
         self._drawn: set[str] = set()  # samples of which drawings are asked for
-        asked = [r for r in store.requests() if _is_own(r)]
+        self._looked_at = -1  # so many answers told where there is something to draw
+        asked = [r for r in store.requests() if self._is_own(r)]
         self._arms: list[AuditedArm] = [
             "random_audit" if r.arm == "random_audit" else "policy" for r in asked
         ]
@@ -99,16 +101,22 @@ class Selector:
         kind = self._plan.later_kind
         if kind is None:
             return 0
+        answered = self._store.answered_so_far()
+        if answered == self._looked_at:
+            return 0
+        self._looked_at = answered
         arms = {request.id: request.arm for request in self._store.requests()}
+        here = {sample.id for sample in self._store.samples(self._session)}
         added = 0
         for answer in self._store.answers():
             found = [name for name in told_classes(answer.reply) if name in self._plan.classes]
-            if answer.kind != self._plan.kind or not found or answer.sample_ids[0] in self._drawn:
+            is_new = answer.sample_ids[0] in here and answer.sample_ids[0] not in self._drawn
+            if answer.kind != self._plan.kind or not found or not is_new:
                 continue
             self._drawn.add(answer.sample_ids[0])
             self._store.add_request(
                 NewRequest(
-                    key=f"later/{answer.sample_ids[0]}/{kind}",
+                    key=f"{self._session}/later/{answer.sample_ids[0]}/{kind}",
                     kind=kind,
                     text=f"Mark with {kind}: {', '.join(found)}",
                     schema_id=self._schema.id,
@@ -126,8 +134,7 @@ class Selector:
 
     def has_room(self) -> bool:
         """Tell whether people have answered enough of what is open, and have the time for more."""
-        requests = [r for r in self._store.requests() if _is_own(r)]
-        waiting = [r for r in requests if r.state == "open"]
+        waiting = [request for request in self._store.requests("open") if self._is_own(request)]
         if len(waiting) >= self._plan.open_max:
             return False
         if self._plan.attention >= 1:
@@ -191,7 +198,7 @@ class Selector:
         asked = [
             self._request(
                 places[number],
-                key=f"{places[number].sample.session}/select/{self._batches}/{position}",
+                key=f"{self._session}/select/{self._batches}/{position}",
                 arm=arm,
                 strategy="random" if arm == "random_audit" else plan.strategy,
                 score=float(score),
@@ -215,6 +222,10 @@ class Selector:
         before = self._arms.count("random_audit")
         is_to_judge = [n < _JUDGES or n % 2 == 0 for n in range(before, before + count)]
         return [~may_learn if judges else may_learn for judges in is_to_judge]
+
+    def _is_own(self, request: Request) -> bool:
+        """Tell whether a question is one of those that are chosen here while the session runs."""
+        return request.key.startswith(f"{self._session}/select/")
 
     def _request(self, place: Place, **fields: Any) -> Request:
         plan = self._plan
@@ -285,11 +296,6 @@ class Selector:
             for name in names
         ]
         return np.asarray((mean * np.stack(each, axis=1)).sum(axis=1), np.float32)
-
-
-def _is_own(request: Request) -> bool:
-    """Tell whether a question is one of those that are chosen here while a session runs."""
-    return request.arm in {"policy", "random_audit"} and request.is_live
 
 
 def _foreground(crops: Floats) -> Floats:

@@ -126,6 +126,7 @@ class SelectorWork:
                 SessionImages(self._folder),
                 self._plan,
                 strategy_of(self._plan),
+                session=reader.start.run_id,
                 seed=reader.start.seed,
                 folder=self._own,
                 now=time.time,

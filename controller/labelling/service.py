@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from controller.core.errors import ConfigurationError, SessionFolderError
+from controller.labelling.places import splits_in
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import LABELS_FOLDER, WORTH_NAME, plan_of
 from controller.labelling.workers import Supervisor, Worker
@@ -71,7 +72,7 @@ class LabelService:
             self._proposer: Proposer | None = None
             desk = Desk(
                 store=self.store,
-                queue=LabelQueue(self.store, time.time),
+                queue=LabelQueue(self.store, time.time, session=_run_id(where) if where.database else None),
                 images=self._images,
                 propose=self._propose,
                 plan=self.plan,
@@ -85,8 +86,14 @@ class LabelService:
             undo.pop_all()
 
     def _propose(self, request: Request, sample: Sample) -> Proposal | None:
-        """Return what the newest model would draw, where somebody is to draw and there is a model."""
+        """Return what the newest model would draw, where somebody is to draw and there is a model.
+
+        Nothing where models are judged: who begins with a model's drawing is led to find it right.
+        """
         if request.is_live or not has_published(self._folder):
+            return None
+        splits = self.store.splits()
+        if splits_in(sample, lambda field: splits.get((sample.session, field))) != {"train"}:
             return None
         if self._proposer is None:
             # A network is loaded only when somebody draws.
@@ -138,6 +145,13 @@ def _only_one(folder: Path) -> ExitStack:
     except OSError:
         pass  # a file system that knows no locks
     return held
+
+
+def _run_id(where: Where) -> str | None:
+    """Return the run id of the folder's session, ``None`` without one."""
+    if not (where.folder / JOURNAL_NAME).exists():
+        return None
+    return FollowedSession(where.folder).reader().start.run_id
 
 
 def workers_of(where: Where, *, learns: bool = True) -> list[Worker]:

@@ -127,13 +127,23 @@ def answers_in(content: Mapping[str, Any]) -> frozenset[str]:
     return frozenset([*used, *content["passed_over"]])
 
 
-def usable(store: LabelStore) -> list[AnswerRecord]:
-    """Return the answers that count and are about what is in an image, not about which is better."""
-    return [answer for answer in store.answers() if answer.kind not in _OTHER_KINDS]
+def usable(store: LabelStore, session: str | None = None) -> list[AnswerRecord]:
+    """Return the answers that count and are about what is in an image, not about which is better.
+
+    With a ``session`` only those about its frames and about imported files: of other sessions in a lab's
+    store the images are elsewhere.
+    """
+    answers = [answer for answer in store.answers() if answer.kind not in _OTHER_KINDS]
+    if session is None:
+        return answers
+    here = {s.id for s in store.samples() if s.session == session or s.frame_index is None}
+    return [answer for answer in answers if answer.sample_ids[0] in here]
 
 
-def collect(store: LabelStore, held_out: float) -> Material | None:
-    """Return what the store's answers teach, about the newest schema; ``None`` without a schema.
+def collect(store: LabelStore, held_out: float, session: str | None = None) -> Material | None:
+    """Return what the answers teach, about the newest schema; ``None`` without a schema.
+
+    With a ``session`` those of :func:`usable`.
 
     Consensus is brought up to date for it.
     """
@@ -142,7 +152,7 @@ def collect(store: LabelStore, held_out: float) -> Material | None:
     schema = store.schema()
     update_consensus(store)
     about: dict[str, list[AnswerRecord]] = {}
-    for answer in usable(store):
+    for answer in usable(store, session):
         about.setdefault(answer.sample_ids[0], []).append(answer)
     samples = sorted((s for s in store.samples() if s.id in about), key=lambda sample: sample.id)
     known, splits = all_annotations_for_training(store, samples), store.splits()

@@ -19,6 +19,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -85,6 +86,8 @@ class Beginning:
     steps
         How many steps each training has; without it as many as fit into the plan's ``train_s`` at the rate
         of the first few. A card tells how many there were: with them, the same answers give the same bits.
+    session
+        Run id, where a lab's store may hold other sessions, too.
     """
 
     weights: Weights
@@ -93,6 +96,7 @@ class Beginning:
     old_domain: tuple[LabelledImage, ...] = ()
     seed: int = 0
     steps: int | None = None
+    session: str | None = None
 
 
 class LabelTrainer:
@@ -175,10 +179,11 @@ class LabelTrainer:
 
     def _reason_to_learn(self) -> Material | str:
         """Return what is to be learned from now, or why nothing is, for people."""
-        new = len({answer.id for answer in usable(self.store)} - self._answers_before())
+        answers = {answer.id for answer in usable(self.store, self.beginning.session)}
+        new = len(answers - self._answers_before(answers))
         if new < self.plan.train_after:
             return f"{new} new answers; training begins at {self.plan.train_after} (labels.train_after)"
-        material = collect(self.store, self.plan.held_out)
+        material = collect(self.store, self.plan.held_out, self.beginning.session)
         if material is None:
             return "nobody has been asked anything"
         judges = material.judges
@@ -193,15 +198,14 @@ class LabelTrainer:
             return f"{len(material.learned)} samples to learn from; {LEARNED_MIN} are needed"
         return material
 
-    def _answers_before(self) -> frozenset[str]:
-        """Return the answers that the last model knew, published or not."""
-        models = self.store.models()
-        if not models:
-            return frozenset()
-        try:
-            return answers_in(self.store.snapshot(models[-1].snapshot_sha256).content)
-        except KeyError:
-            return frozenset()
+    def _answers_before(self, here: set[str]) -> frozenset[str]:
+        """Return the answers that the last model knew that learned from those ``here``, published or not."""
+        for model in reversed(self.store.models()):
+            with suppress(KeyError):
+                known = answers_in(self.store.snapshot(model.snapshot_sha256).content)
+                if known & here:
+                    return known
+        return frozenset()
 
     def _learn(self, material: Material) -> ModelRecord:
         began_s = self._cpu_s()
@@ -211,8 +215,8 @@ class LabelTrainer:
         scale = Scale(options_of(start.card), self.beginning.options)
         judges, kept_judges = self._shown(material.judges, material.label_schema, scale)
         learned, kept = self._shown(material.learned, material.label_schema, scale)
-        if not learned or not judges:
-            raise StedfastError("the images of the answers cannot be read")
+        if not learned or sum(len(item.answers) for item in kept_judges) < JUDGES_MIN:
+            raise StedfastError("the images of the answers, or of those that judge, cannot be read")
         tuning = _tuning(kept)
         options = self._training_options(kept, [image for _, image in learned], start)
         self._beat("working", f"training {options.steps} steps on {len(kept)} samples")

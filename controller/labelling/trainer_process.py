@@ -89,7 +89,7 @@ def beginning_of(start: StartDocument, folder: Path, plan: LabelPlan) -> Beginni
         raise ConfigurationError(f"segmenter.options.weights: {error}") from error
     path = Path(start.config_folder) / options.weights
     old = () if options.weights in SHIPPED else earlier_judges(path, plan, options)
-    return Beginning(weights, options, published_folder(folder), old, seed=start.seed)
+    return Beginning(weights, options, published_folder(folder), old, seed=start.seed, session=start.run_id)
 
 
 def earlier_judges(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Select, func, or_, select
 
 from controller.labels import tables
+from controller.labels.queue import LabelQueue, of_session
 from controller.labels.records import Annotator, AnswerRecord, Lease
 from controller.labels.store import LabelStore, request_of
 
@@ -36,7 +37,7 @@ def work_of(store: LabelStore, annotator: Annotator) -> Work:
     return Work(answers, seconds or 0.0)
 
 
-def left_for(store: LabelStore, annotator: Annotator, now_s: float) -> Left:
+def left_for(queue: LabelQueue, annotator: Annotator, now_s: float) -> Left:
     """Return how many open questions somebody neither has nor had, and would not rather be spared."""
     requests, work, no = tables.request, tables.assignment, tables.declined
     mine = work.alias("mine")
@@ -50,10 +51,10 @@ def left_for(store: LabelStore, annotator: Annotator, now_s: float) -> Left:
     )
     query = (
         select(requests.c.is_live, func.count())
-        .where(requests.c.state == "open", ~had.exists(), ~refused.exists())
+        .where(requests.c.state == "open", ~had.exists(), ~refused.exists(), *of_session(queue.session))
         .group_by(requests.c.is_live)
     )
-    with store.database.reading() as connection:
+    with queue.store.database.reading() as connection:
         count = {bool(row[0]): row[1] for row in connection.execute(query)}
     return Left(live=count.get(True, 0), later=count.get(False, 0))
 

@@ -51,10 +51,21 @@ class LabelQueue:
         Seconds since 1970, UTC.
     lease_s
         How long a question belongs to whoever asked for it.
+    session
+        Only its questions are given out: a lab's store holds those of other sessions, whose images are
+        elsewhere. All without it.
     """
 
-    def __init__(self, store: LabelStore, now: Callable[[], float], lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self,
+        store: LabelStore,
+        now: Callable[[], float],
+        lease_s: float = LEASE_S,
+        *,
+        session: str | None = None,
+    ) -> None:
         self.store, self._now, self._lease_s = store, now, lease_s
+        self.session = session
 
     def claim(
         self, annotator: Annotator, kinds: Sequence[QuestionKind] | None = None, *, live_only: bool = False
@@ -75,6 +86,7 @@ class LabelQueue:
             conditions.append(tables.request.c.kind.in_(list(kinds)))
         if live_only:
             conditions.append(tables.request.c.is_live)
+        conditions += of_session(self.session)
         lease, until_s = str(uuid.uuid4()), now + self._lease_s
         with self.store.database.writing() as connection:
             row = connection.execute(_next(annotator, now).where(*conditions)).first()
@@ -223,6 +235,13 @@ class LabelQueue:
     def _must_answer(self, annotator: Annotator) -> None:
         if annotator.role in READ_ONLY:
             raise NotAllowedError(f"{annotator.name} may look, but not answer (role {annotator.role!r})")
+
+
+def of_session(session: str | None) -> list[ColumnElement[bool]]:
+    """Return the conditions on a request to be one of a session: its key begins with it."""
+    if session is None:
+        return []
+    return [tables.request.c.key.startswith(f"{session}/", autoescape=True)]
 
 
 def _next(annotator: Annotator, now_s: float) -> Select[Any]:

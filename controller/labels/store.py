@@ -28,6 +28,7 @@ from controller.labels.records import (
     NewRequest,
     NewSample,
     Request,
+    RequestState,
     Role,
     Sample,
     SchemaRecord,
@@ -232,9 +233,11 @@ class LabelStore(DerivedRecords):
             raise KeyError(f"there is no request {request_id}")
         return request_of(row)
 
-    def requests(self) -> list[Request]:
-        """Return all requests, the oldest first."""
+    def requests(self, state: RequestState | None = None) -> list[Request]:
+        """Return all requests, or those in one state, the oldest first."""
         query = select(tables.request).order_by(tables.request.c.number)
+        if state is not None:
+            query = query.where(tables.request.c.state == state)
         with self.database.reading() as connection:
             return [request_of(row) for row in connection.execute(query)]
 

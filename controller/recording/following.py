@@ -26,6 +26,7 @@ class FollowedSession:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._documents: list[Document] = []
+        self._reader: SessionReader | None = None
         self._read_bytes = 0
         self.update()
         if not self._documents:
@@ -51,8 +52,12 @@ class FollowedSession:
             raise SessionFolderError(f"{path}: {detail['msg']} ({detail['loc']})") from error
         self._documents += new
         self._read_bytes += len(whole)
+        if new:
+            self._reader = None
         return bool(new)
 
     def reader(self) -> SessionReader:
-        """Return the session as it was at the last update."""
-        return SessionReader(self.folder, without_lost(self._documents))
+        """Return the session as it was at the last update; the same one until there is anything new."""
+        if self._reader is None:
+            self._reader = SessionReader(self.folder, without_lost(self._documents))
+        return self._reader

@@ -191,7 +191,7 @@ class Tasks:
     def _task(self, who: Annotator, lease: Lease) -> Json:
         """Return a question without its score, strategy and predicted class: they would anchor the answer."""
         desk, request = self._desk, lease.request
-        left = history.left_for(desk.store, who, desk.now())
+        left = history.left_for(desk.queue, who, desk.now())
         return {
             # How long it is still theirs, because the page's clock may be another.
             "lease": {"id": lease.id, "until_s": lease.until_s, "lease_s": lease.until_s - desk.now()},

@@ -11,6 +11,7 @@ import pytest
 
 from controller.core.frame import Denoised
 from controller.labelling.proposals import Proposer
+from controller.labelling.service import LabelService, Where
 from controller.labelling.session_images import SessionImages
 from controller.labels.records import NewSample, Request, RequestItem, Roi, Sample
 from controller.networks.weights import write_weights
@@ -111,3 +112,17 @@ def test_a_model_that_was_published_since_proposes_from_then_on(
     assert before is not None
     assert after is None or after.model_sha256 != before.model_sha256
     assert json.dumps(before.model_dump(mode="json"))
+
+
+def test_nothing_is_proposed_where_models_are_judged(folder: Path, recorded: SessionReader) -> None:
+    service = LabelService(Where(folder))
+    for field, split in (("0,0", "train"), ("0,1", "held_out")):
+        service.store.split_of(recorded.start.run_id, field, lambda split=split: split)  # type: ignore[misc]
+    sample = sample_of(recorded)
+    proposed = [
+        service._propose(request_of(), sample.replace(field=field)) is not None
+        for field in ("0,0", "0,1", "0,0 + 0,1", "7,7")
+    ]
+    assert proposed == [True, False, False, False]
+    service.server.stop()
+    service.run()

@@ -31,6 +31,7 @@ def selector_of(reader: SessionReader, folder: Path, plan: LabelPlan = PLAN) -> 
         SessionImages(reader.folder),
         plan,
         strategy,
+        session=reader.start.run_id,
         seed=reader.start.seed,
         folder=folder / "labels",
         now=lambda: 0.0,
@@ -194,3 +195,52 @@ def test_the_labels_that_weights_were_published_with_are_found(recorded: Session
     assert labels("monday/labels/published/0003.safetensors") == Path("/lab/monday/labels")
     assert labels("cells") is None
     assert labels("models/published/0003.safetensors") is None
+
+
+def test_what_is_open_in_another_session_of_the_same_store_stops_nobody(
+    recorded: SessionReader, tmp_path: Path
+) -> None:
+    plan = PLAN.replace(open_max=5, later_kind="box")
+    first = selector_of(recorded, tmp_path, plan)
+    assert len(first.ask()) == 5
+    assert first.ask() == []
+    store = LabelStore.open(tmp_path)
+    told(store, store.add_annotator("ada"), Reply(annotations=(TagAnnotation(present=("spine",)),)))
+    other = SessionReader(recorded.folder, recorded.documents)
+    other.start = recorded.start.model_copy(update={"run_id": "f3a5b0c6-0000-4000-8000-000000000000"})
+    second = selector_of(other, tmp_path, plan)
+    asked = second.ask()
+    assert [request.key for request in asked] == [f"{other.start.run_id}/select/0/{n}" for n in range(5)]
+    assert "random_audit" in {request.arm for request in asked}
+    assert second.ask_later() == 0
+    assert first.ask_later() == 1
+
+
+def test_what_was_answered_is_encoded_once_and_again_when_the_encoder_has_learned(
+    recorded: SessionReader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("controller.labelling.pool.PRETRAIN_FROM", 10)
+    monkeypatch.setattr("controller.labelling.pool.PRETRAIN_STEPS", 2)
+    selector = selector_of(recorded, tmp_path)
+    store = LabelStore.open(tmp_path)
+    ada = store.add_annotator("ada")
+    encode, encoded = selector.pool.encode, list[int]()
+
+    def counted(crops: np.ndarray) -> np.ndarray:
+        encoded.append(len(crops))
+        return encode(crops)
+
+    monkeypatch.setattr(selector.pool, "encode", counted)
+    selector.ask()
+    encoded.clear()
+    for _ in range(3):
+        told(store, ada, Reply(outcome="nothing here"))
+        before = selector.answers.so_far()
+    assert encoded == [1, 1, 1]
+    assert selector.pool.pretrain()
+    after = selector.answers.so_far()
+    assert encoded == [1, 1, 1, 3]
+    assert after.samples == before.samples
+    assert not np.allclose(after.features, before.features)
+    crops = np.stack([selector.answers._crops[sample] for sample in after.samples])
+    np.testing.assert_allclose(after.features, encode(crops), atol=1e-5)

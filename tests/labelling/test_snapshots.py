@@ -123,3 +123,18 @@ def test_a_question_of_the_session_is_learned_from_only_where_nothing_judges(
     assert len(material.learned) == is_learned
     assert material.judges == ()
     assert set(answered.store.splits()) == {("monday", name) for name in ("1,1", "1,2", "1,3")}
+
+
+def test_only_answers_whose_images_are_here_are_learned_from(tmp_path: Path) -> None:
+    answered = Answered(tmp_path)
+    photons, labels = discs(1)
+    for field, about in (
+        ("1,1", {"session": "monday", "frame_index": 1}),
+        ("1,2", {"session": "tuesday", "frame_index": 1}),
+        ("cells.tif", {"session": "import cells"}),
+    ):
+        answered.answer(answered.sample(field, photons, **about), painted(labels))
+    material = collect(answered.store, 0.25, "tuesday")
+    assert material is not None
+    assert {item.sample.field for item in material.items} == {"1,2", "cells.tif"}
+    assert material.passed_over == ()

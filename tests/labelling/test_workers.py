@@ -50,15 +50,16 @@ def test_a_worker_that_cannot_be_started_again_is_tried_until_it_can(
     worker.start()
     assert worker.process is not None
     worker.process.wait(20)
+    started = []
     with monkeypatch.context() as patched:
         patched.setattr(subprocess, "Popen", _no_memory)
-        supervisor.check()
-        supervisor.check()
-    found = [worker.process is not None]
+        for _ in range(2):
+            supervisor.check()
+            started.append(worker.process is not None)
     supervisor.check()
-    found.append(worker.process is not None)
-    assert found == [False, True]
+    started.append(worker.process is not None)
     supervisor.stop()
+    assert started == [False, False, True]
 
 
 def _no_memory(*_: object, **__: object) -> None:

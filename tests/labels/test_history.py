@@ -18,7 +18,7 @@ def test_what_somebody_said_can_be_looked_at_and_changed(
     for number in range(3):
         ask(store, number, annotators=2, priority=-number)
     later = ask(store, 3, is_live=False)
-    assert history.left_for(store, ada, watch()) == (3, 1)
+    assert history.left_for(queue, ada, watch()) == (3, 1)
     assert history.work_of(store, ada) == (0, 0.0)
     assert history.answers_of(store, ada, 10) == []
 
@@ -26,7 +26,7 @@ def test_what_somebody_said_can_be_looked_at_and_changed(
     for number in range(2):
         lease = queue.claim(ada)
         assert lease is not None
-        assert history.left_for(store, ada, watch()) == (2 - number, 1)
+        assert history.left_for(queue, ada, watch()) == (2 - number, 1)
         assert not history.has_answered(store, ada, lease.id)
         said.append(queue.answer(ada, submission(lease.id, f"k{number}", RING)))
         leases.append(lease.id)
@@ -45,15 +45,15 @@ def test_what_somebody_said_can_be_looked_at_and_changed(
     for answer in (said[0], changed, second_tab):
         assert history.question_of(store, ada, answer.id) == (lease, changed)
     assert history.work_of(store, ada) == (2, 8.0)
-    assert history.left_for(store, ada, watch()) == (1, 1)
-    assert history.left_for(store, ben, watch()) == (3, 1)
+    assert history.left_for(queue, ada, watch()) == (1, 1)
+    assert history.left_for(queue, ben, watch()) == (3, 1)
 
     declined = queue.claim(ada)
     assert declined is not None
     queue.release(ada, declined.id, declines=True)
-    assert history.left_for(store, ada, watch()) == (0, 1)
+    assert history.left_for(queue, ada, watch()) == (0, 1)
     store.cancel(later.id)
-    assert history.left_for(store, ada, watch()) == (0, 0)
+    assert history.left_for(queue, ada, watch()) == (0, 0)
 
 
 def test_nobody_goes_back_to_what_others_said_or_what_nobody_asked(

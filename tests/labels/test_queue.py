@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from controller.core.errors import RecordingError
 from controller.labels import tables
+from controller.labels.history import left_for
 from controller.labels.queue import LEASE_S, LabelQueue, NotAllowedError, StaleLeaseError
 from controller.labels.records import Annotator, AnswerRecord, Lease, Reply
 from controller.labels.store import LabelStore
@@ -451,3 +452,14 @@ def test_an_answer_that_is_sent_several_times_at_once_is_stored_once(place: Plac
     assert store.answers(kept_only=False) == found[:1]
     assert all(answer == found[0] for answer in found)
     store.close()
+
+
+def test_of_a_store_of_several_sessions_only_the_questions_of_the_own_one_are_given_out(
+    store: LabelStore, ada: Annotator
+) -> None:
+    other, own = (ask(store, n, key=f"{day}/select/0/0") for n, day in enumerate(("day_1", "day%1")))
+    queue = LabelQueue(store, lambda: 0.0, session="day%1")
+    assert left_for(queue, ada, 0.0).live == 1
+    assert claimed(queue.claim(ada)).request.id == own.id
+    assert queue.claim(ada) is None
+    assert claimed(LabelQueue(store, lambda: 0.0).claim(ada)).request.id == other.id
