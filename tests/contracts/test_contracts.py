@@ -111,4 +111,4 @@ def test_the_first_plugins_are_there() -> None:
     assert set(available("microscopes")) >= {"mmcore", "replay", "simulator", "two_photon"}
     assert set(available("denoisers")) >= {"adaptive_kalman", "causal_unet", "raw"}
     assert set(available("segmenters")) >= {"correlation", "objects", "spots_log", "spots_wavelet"}
-    assert available("policies") == ["events", "fixed", "regions", "thompson"]
+    assert available("policies") == ["asking", "events", "fixed", "regions", "thompson"]

@@ -414,9 +414,10 @@ def test_no_token_is_ever_logged(bench: Bench, caplog: pytest.LogCaptureFixture)
         client.get(f"/login?token={bench.token}")
         client.get("/login?token=swordfish")
         client.get("/api/me", headers={"authorization": "Bearer swordfish"})
-    assert "wrong token" in caplog.text
-    assert "swordfish" not in caplog.text
-    assert bench.token not in caplog.text
+    # The client that stands for a browser here has a log of its own.
+    ours = [record.getMessage() for record in caplog.records if not record.name.startswith("httpx")]
+    assert any("wrong token" in text for text in ours)
+    assert not any("swordfish" in text or bench.token in text for text in ours)
 
 
 json_values = st.recursive(
