@@ -16,6 +16,7 @@ from controller.core.errors import ConfigurationError
 from controller.labelling.session_images import SessionImages
 from controller.labelling.session_plan import LABELS_FOLDER, WORTH_NAME, plan_of
 from controller.labelling.session_questions import SessionQuestions
+from controller.labelling.whole_files import write_whole
 from controller.labelling.workers import work_until_input_ends
 from controller.labels.plan import LabelPlan
 from controller.labels.store import LabelStore
@@ -149,11 +150,7 @@ class SelectorWork:
         self._judged_at = count
         answered = selector.answers.asked_here(selector.answers.so_far())
         worth = worth_of(self._store, answered, plan.classes, np.random.default_rng([seed, 3]))
-        path = self._own / WORTH_NAME
-        path.parent.mkdir(exist_ok=True)
-        waiting = path.with_suffix(".tmp")
-        waiting.write_text(json.dumps(worth, allow_nan=False), encoding="utf-8")
-        waiting.replace(path)
+        write_whole(self._own / WORTH_NAME, json.dumps(worth, allow_nan=False).encode())
         for arm, points in worth["curves"].items():
             if points:
                 last = points[-1]

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from controller.core.errors import ConfigurationError
+from controller.labelling.whole_files import write_whole
 from controller.labels.plan import LabelPlan
 from controller.recording.following import FollowedSession
 from controller.recording.journal import JOURNAL_NAME
@@ -48,8 +49,5 @@ def plan_of(folder: Path) -> LabelPlan | None:
 def write_plan(folder: Path, plan: LabelPlan) -> Path:
     """Write the plan that holds from now on; whoever asks already goes on with the one before."""
     target = folder / LABELS_FOLDER / _PLAN_NAME
-    target.parent.mkdir(parents=True, exist_ok=True)
-    waiting = target.with_suffix(".tmp")
-    waiting.write_text(plan.model_dump_json(indent=2), encoding="utf-8")
-    waiting.replace(target)
+    write_whole(target, plan.model_dump_json(indent=2).encode())
     return target

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from controller.labelling.places import Place
+from controller.labelling.whole_files import write_whole
 from controller.learning.domain_shift import (
     LEAST_GROUPS,
     Look,
@@ -72,15 +73,12 @@ class Reference:
 
     def write(self, path: Path) -> None:
         """Write it for sessions that begin with what this one learned."""
-        waiting = path.with_suffix(".tmp")
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors: dict[str, NDArray[Any]] = {
             "crops": self.crops,
             "frames": self.frames,
             "pixel_size_m": np.array([self.pixel_size_m]),
         }
-        waiting.write_bytes(save(tensors))
-        waiting.replace(path)
+        write_whole(path, save(tensors))
 
     def look(self, encode: Encode) -> Look:
         """Return what an encoder and statistics say of them."""
