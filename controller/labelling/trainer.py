@@ -215,8 +215,12 @@ class LabelTrainer:
         scale = Scale(options_of(start.card), self.beginning.options)
         judges, kept_judges = self._shown(material.judges, material.label_schema, scale)
         learned, kept = self._shown(material.learned, material.label_schema, scale)
-        if not learned or sum(len(item.answers) for item in kept_judges) < JUDGES_MIN:
-            raise StedfastError("the images of the answers, or of those that judge, cannot be read")
+        if not learned or not judges:
+            raise StedfastError("the images of the answers cannot be read")
+        if (count := sum(len(item.answers) for item in kept_judges)) < JUDGES_MIN:
+            raise StedfastError(
+                f"of the answers that judge only {count} have an image; {JUDGES_MIN} are needed"
+            )
         tuning = _tuning(kept)
         options = self._training_options(kept, [image for _, image in learned], start)
         self._beat("working", f"training {options.steps} steps on {len(kept)} samples")

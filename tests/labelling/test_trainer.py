@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("sqlalchemy")
 
-from controller.core.errors import RecordingError
+from controller.core.errors import RecordingError, StedfastError
 from controller.labelling import trainer as training
 from controller.labelling.snapshots import collect
 from controller.labels.records import ModelRecord, Reply
@@ -320,3 +320,14 @@ def test_samples_whose_images_are_gone_are_left_out(tmp_path: Path) -> None:
         return True
 
     answered.trainer(steps=2).run(ends)
+
+
+def test_no_model_is_judged_by_the_few_answers_whose_images_are_left(tmp_path: Path) -> None:
+    answered = Answered(tmp_path)
+    answered.masks(JUDGES, "held_out")
+    gone = list(answered.images.photons)[: 1 + len(JUDGES) - training.JUDGES_MIN]
+    answered.masks(LEARNED, "train")
+    for sample in gone:
+        del answered.images.photons[sample]
+    with pytest.raises(StedfastError, match=f"only {training.JUDGES_MIN - 1} have an image"):
+        answered.trainer(steps=2).look()
