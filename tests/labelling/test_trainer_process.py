@@ -84,7 +84,7 @@ def process(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def until_it_trains(running: subprocess.Popen[bytes], made: Answered) -> None:
     for _ in range(600):
-        if any(worker.message.startswith("training") for worker in made.store.workers()):
+        if any(worker.message.startswith("train") for worker in made.store.workers()):
             return
         with suppress(subprocess.TimeoutExpired):
             running.wait(0.1)
