@@ -46,13 +46,17 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the service, which ends this process in order
         )
 
+    def ask_to_end(self) -> None:
+        """End the input of the process, which ends it as soon as it can."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+
     def stop(self) -> None:
         """End the process: by the end of its input, and by force if that does not help."""
+        self.ask_to_end()
         process, self.process = self.process, None
         if process is None:
             return
-        assert process.stdin is not None  # noqa: S101  # it is a pipe
-        process.stdin.close()
         try:
             process.wait(_PATIENCE_S)
         except subprocess.TimeoutExpired:
@@ -110,6 +114,8 @@ class Supervisor:
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
+        for worker in self._workers:
+            worker.ask_to_end()  # all of them first, so that they end at once and not one after the other
         for worker in self._workers:
             worker.stop()
 
