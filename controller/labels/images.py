@@ -85,13 +85,17 @@ class SampleImages(Protocol):
         """
 
 
+_LARGEST = 1e300
+
+
 def contrast_window(pixels: NDArray[Any]) -> tuple[float, float]:
     """Return the values to show as black and as white, from percentiles; infinite and nan do not count.
 
     The second is larger than the first, also in an empty or an even picture.
     """
     values = np.asarray(pixels, np.float64).ravel()
-    values = values[np.isfinite(values)]
+    # Beyond this nothing larger than the largest value could be named.
+    values = np.clip(values[np.isfinite(values)], -_LARGEST, _LARGEST)
     if not values.size:
         return 0.0, 1.0
     low, high = (float(value) for value in np.percentile(values, (_BLACK_PERCENT, _WHITE_PERCENT)))

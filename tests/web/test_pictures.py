@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -66,6 +66,8 @@ def test_a_few_hot_pixels_do_not_make_the_rest_dark() -> None:
         hnp.array_shapes(min_dims=2, max_dims=2, max_side=6),
     )
 )
+@example(np.array([[1.7e308]]))
+@example(np.array([[-1.7e308, 1.7e308]]))
 def test_the_window_is_always_one(pixels: NDArray[np.generic]) -> None:
     low, high = contrast_window(pixels)
     assert np.isfinite(low)

@@ -6,7 +6,6 @@ darkest pixels.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -113,7 +112,6 @@ class _Page:
 def _read_tiff(path: Path) -> ReadImage:
     import tifffile
 
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what it logs is raised here, too
     with tifffile.TiffFile(path) as file:
         if len(file.series) != 1:
             raise LabelFileError(f"one image is wanted, this file has {len(file.series)}")

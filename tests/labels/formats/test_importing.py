@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from controller.core.errors import RecordingError
 from controller.labels.formats import ImportOptions, ImportResult, export_labels, import_labels
 from controller.labels.formats.labelled import LabelFileError
-from controller.labels.formats.pictures import ImportedImages, offset_of
+from controller.labels.formats.pictures import ImportedImages, offset_of, read_image
 from controller.labels.queue import LabelQueue
 from controller.labels.records import Annotator, AnswerRecord
 from controller.labels.store import LabelStore
@@ -441,3 +442,11 @@ def test_somebody_who_may_only_look_brings_no_labels(store: LabelStore, files: P
     with pytest.raises(LabelFileError, match="'ada' may look, but not answer"):
         take_in(store, files, "label_tiff")
     assert store.samples() == []
+
+
+def test_reading_images_leaves_the_logs_of_others_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, np.ones((8, 8), np.uint16))
+    before = logging.getLogger("tifffile").getEffectiveLevel()
+    read_image(path)
+    assert logging.getLogger("tifffile").getEffectiveLevel() == before
